@@ -1,0 +1,89 @@
+# make demo and make test do all the set-up themselves, in this folder and without root. Python 3.9 or newer.
+# Variables (on the command line or in the environment):
+#   PYTHON        the interpreter the virtual environment is made from
+#   REQUIREMENTS  requirements.txt (CPU) or requirements-gpu.txt
+#   CUDA          True lets the demo use a GPU where there is one
+
+PYTHON ?= python3
+REQUIREMENTS ?= requirements.txt
+CUDA ?= False
+
+# Relative paths only, so that the folder's own path may hold spaces.
+VENV := .venv
+PY := $(VENV)/bin/python
+VENV_STAMP := $(VENV)/made
+RUNTIME_STAMP := $(VENV)/installed.$(REQUIREMENTS)
+DEV_STAMP := $(VENV)/installed.requirements-dev.txt
+PIP_INSTALL := $(PY) -m pip install --disable-pip-version-check --prefer-binary
+
+DEMO := results/demo
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv venv-dev demo demo-data demo-train demo-shipped test lint clean
+
+help:
+	@echo "make demo     set up, train a small network on drawn shapes, evaluate it: see $(DEMO)/"
+	@echo "make test     set up and run the tests"
+	@echo "make lint     set up and run ruff"
+	@echo "make venv     the virtual environment alone, in $(VENV)/"
+	@echo "make clean    remove $(VENV)/, results/, data/demo/ and caches; weights/ and logs/ stay"
+	@echo "With a GPU:   make demo REQUIREMENTS=requirements-gpu.txt CUDA=True"
+
+# --- environment --------------------------------------------------------------------------------------------
+
+# Some distributions leave the venv module out of python3; virtualenv does as well.
+$(VENV_STAMP):
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 9))' || { \
+	  echo 'Python 3.9 or newer is needed: name one with `make PYTHON=python3.11 ...`.' >&2; exit 1; }
+	@rm -rf $(VENV)
+	@"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); "$(PYTHON)" -m virtualenv $(VENV); } || { rm -rf $(VENV); \
+	  echo 'No virtual environment could be made. Install the package python3-venv (Debian, Ubuntu), or' \
+	       'virtualenv with `pip install --user virtualenv`, or name another interpreter with' \
+	       '`make PYTHON=...`.' >&2; exit 1; }
+	@touch $@
+
+$(RUNTIME_STAMP): $(REQUIREMENTS) | $(VENV_STAMP)
+	$(PIP_INSTALL) -r $(REQUIREMENTS)
+	@touch $@
+
+$(DEV_STAMP): requirements-dev.txt | $(VENV_STAMP)
+	$(PIP_INSTALL) -r requirements-dev.txt
+	@touch $@
+
+venv: $(RUNTIME_STAMP)
+
+venv-dev: $(RUNTIME_STAMP) $(DEV_STAMP)
+
+# --- demo ---------------------------------------------------------------------------------------------------
+
+demo: demo-train demo-shipped
+	@echo "Done: $(DEMO)/ holds metrics.json, predictions.png and losses.png of the network just trained,"
+	@echo "$(DEMO)/shipped/ the same of weights/yolact_demo.safetensors, trained by the same command for longer."
+
+demo-data: venv
+	$(PY) tools/make_demo_data.py --out data/demo
+
+# The weights and the log of an earlier demo go first: `latest` must be the network of this run.
+demo-train: demo-data
+	@rm -rf $(DEMO)
+	$(PY) train.py --config=yolact_demo_config --cuda=$(CUDA) \
+	  --save_folder=$(DEMO)/weights/ --log_folder=$(DEMO)/logs/
+	$(PY) eval.py --config=yolact_demo_config --cuda=$(CUDA) \
+	  --trained_model=latest --save_folder=$(DEMO)/weights/ --output_folder=$(DEMO)
+	$(PY) tools/plot_log.py $(DEMO)/logs/yolact_demo.log --out $(DEMO)/losses.png
+
+demo-shipped: demo-train
+	$(PY) eval.py --trained_model=weights/yolact_demo.safetensors --cuda=$(CUDA) --output_folder=$(DEMO)/shipped
+
+# --- checks -------------------------------------------------------------------------------------------------
+
+test: venv-dev
+	$(PY) -m pytest
+
+lint: venv-dev
+	$(PY) -m ruff check .
+
+clean:
+	rm -rf $(VENV) results data/demo .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
