@@ -1,0 +1,1 @@
+"""Configuration, class lists and data sets."""

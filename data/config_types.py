@@ -1,0 +1,272 @@
+"""The classes behind data/config.py: a fixed set of keys, checked values, deep copies with overrides.
+
+Imports the standard library only, so that any tool can read a config without a deep-learning framework.
+"""
+
+import ast
+import copy
+import difflib
+from collections.abc import Mapping
+
+# Keys that may become None where they hold something else (a None may be replaced by anything).
+_MAY_BE_NONE = ("name", "path", "label_map")
+_ACTIVATIONS = ("relu", "sigmoid", "tanh", "softmax", "none")
+_CHOICES = {
+    "optimizer": ("sgd", "adamw"),
+    "lr_schedule": ("step", "cosine"),
+    "mask_proto_prototype_activation": _ACTIVATIONS,
+    "mask_proto_coeff_activation": _ACTIVATIONS,
+}
+
+
+class ConfigError(ValueError):
+    """A config, data set, key or value that does not fit; the message names it and the fix."""
+
+
+class Config(Mapping):
+    """A fixed set of keys, read as ``config.key`` or ``config["key"]``; nested dicts become nested Configs.
+
+    Values are plain data, and tuples are stored as lists, so that a config read back from JSON equals the one
+    written. A key can be given a new value of its own type; new keys are only made here.
+
+    Args:
+        values: dict of key -> value.
+    Raises:
+        ConfigError: for a value that is not plain data, or that is known to be a mistake.
+    """
+
+    derived = {}  # property -> what it follows from. An override may repeat its value but not change it.
+
+    def __init__(self, values):
+        for key, value in values.items():
+            vars(self)[key] = _plain(key, value, nest=True)
+            _check_value(key, vars(self)[key])
+
+    def __getitem__(self, key):
+        return vars(self)[key]
+
+    def __iter__(self):
+        return iter(vars(self))
+
+    def __len__(self):
+        return len(vars(self))
+
+    def __getattr__(self, key):  # only reached when there is no such key
+        raise AttributeError(self._unknown(key))
+
+    def __setattr__(self, key, value):
+        self._merge({key: value}, "")
+
+    def __repr__(self):
+        return "\n".join(_lines(self, ""))
+
+    def copy(self, overrides=None):
+        """A deep copy with some values replaced.
+
+        Args:
+            overrides: dict of key -> value. For a nested Config, a dict changes the keys that it names, and a
+                whole Config (another data set, another backbone) replaces it.
+        Raises:
+            ConfigError: for an unknown key (names the closest one), or a value that does not fit the key.
+        """
+        new = copy.deepcopy(self)
+        new._merge(overrides or {}, "")
+        return new
+
+    def to_dict(self):
+        """The same values as nested dicts, lists, numbers and strings, independent of this Config."""
+        return {k: v.to_dict() if isinstance(v, Config) else copy.deepcopy(v) for k, v in self.items()}
+
+    def update_in_place(self, other):
+        """Take over the keys and values of ``other``; whoever holds this object sees them."""
+        values = copy.deepcopy(vars(other))
+        vars(self).clear()
+        vars(self).update(values)
+
+    def parse_overrides(self, assignments):
+        """Read texts such as "max_size=400" or "dataset.valid_info=val.json" into a dict for ``copy``.
+
+        Values are Python literals (0.5, True, [1, 2]); where a string is expected the quotes may be left out.
+
+        Raises:
+            ConfigError: for an unknown key (names the closest one) or a value that cannot be read.
+        """
+        overrides = {}
+        for assignment in assignments:
+            path, equals, text = assignment.partition("=")
+            path = path.strip()
+            if not equals or not path:
+                raise ConfigError(f"-o {assignment}: write it as KEY=VALUE")
+            group, nested = self, overrides
+            *parents, key = path.split(".")
+            for parent in parents:
+                if not isinstance(group.get(parent), Config):
+                    raise ConfigError(self._unknown(path))
+                group, nested = group[parent], nested.setdefault(parent, {})
+            if key not in group and key not in group.derived:
+                raise ConfigError(self._unknown(path))
+            if isinstance(group.get(key), Config):
+                members = ", ".join(f"{path}.{name}" for name in group[key])
+                raise ConfigError(f"{path} is a group of keys; set one of {members}")
+            nested[key] = _read_literal(path, group.get(key), text.strip())
+        return overrides
+
+    def _merge(self, overrides, prefix):
+        for key, value in overrides.items():
+            if key in self:
+                vars(self)[key] = _fit(prefix + key, self[key], value)
+            elif key not in self.derived:
+                raise ConfigError(self._unknown(key, prefix))
+        for key in self.derived:
+            if key in overrides and overrides[key] != getattr(self, key):
+                raise ConfigError(f"{prefix}{key}={overrides[key]!r} contradicts {getattr(self, key)}, which "
+                                  f"follows from {self.derived[key]}; leave {key} out")
+
+    def _unknown(self, key, prefix=""):
+        known = [*self._paths(), *self.derived]
+        same_ending = [path for path in known if path.rpartition(".")[2] == key]
+        closest = same_ending or difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
+        hint = f"; did you mean {prefix + closest[0]!r}?" if closest else ""
+        return f"unknown config key {prefix + str(key)!r}{hint}"
+
+    def _paths(self):
+        for key, value in self.items():
+            yield key
+            if isinstance(value, Config):
+                yield from (f"{key}.{path}" for path in value._paths())
+
+
+class DatasetConfig(Config):
+    """Where the pictures and COCO-format JSON files of a data set are, and what its classes are called."""
+
+    def _merge(self, overrides, prefix):
+        old_names = self.class_names
+        super()._merge(overrides, prefix)
+        if self.class_names != old_names and "label_map" not in overrides:
+            vars(self)["label_map"] = None  # it numbered the classes that were there before
+        labels = (self.label_map or {}).values()
+        wrong = [label for label in labels if not 1 <= label <= len(self.class_names)]
+        if wrong:
+            raise ConfigError(f"{prefix}label_map has the label {wrong[0]}, but {prefix}class_names has "
+                              f"{len(self.class_names)} classes; labels count from 1 in its order")
+
+
+class YolactConfig(Config):
+    """Everything that defines one network, its training and its data set."""
+
+    derived = {
+        "num_classes": "dataset.class_names (its classes, and 1 for the background)",
+        "mask_dim": "the last entry of mask_proto_net",
+    }
+
+    @property
+    def num_classes(self):
+        """int: number of classes with the background, C."""
+        return len(self.dataset.class_names) + 1
+
+    @property
+    def mask_dim(self):
+        """int: number of prototypes, and of mask coefficients per object, K."""
+        return self.mask_proto_net[-1][0]
+
+    def _merge(self, overrides, prefix):
+        old_size = self.max_size
+        super()._merge(overrides, prefix)
+        if "max_size" in overrides and "pred_scales" not in overrides.get("backbone", ()):
+            # Anchors keep their size relative to the picture, rounded down as in the original's 400 and 700
+            # configs unless they were fractions before.
+            self.backbone.pred_scales = [
+                [type(scale)(scale * self.max_size / old_size) for scale in scales]
+                for scales in self.backbone.pred_scales
+            ]
+
+
+def _plain(path, value, nest=False):
+    """``value`` as plain data: tuples as lists, category ids as integers, with ``nest`` dicts as Configs."""
+    if isinstance(value, Config):
+        return copy.deepcopy(value) if nest else value.to_dict()
+    if isinstance(value, Mapping):
+        if nest and value and all(isinstance(k, str) and not k.isdigit() for k in value):
+            return Config(value)
+        # JSON knows only strings as keys: a label_map read back from a file has its numbers restored here.
+        return {int(k) if f"{k}".isdigit() else k: _plain(path, v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(path, v) for v in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise ConfigError(f"{path} holds a {type(value).__name__}; write numbers, strings, lists or dicts only")
+
+
+def _fit(path, current, value):
+    """``value`` in the type of ``current``, the value that it replaces at the dotted key ``path``."""
+    if isinstance(current, Config):
+        return _fit_group(path, current, value)
+    value = _plain(path, value)
+    _check_value(path, value)  # first, as its messages say more
+    expected = type(current)
+    if current is not None and not (value is None and path.rpartition(".")[2] in _MAY_BE_NONE):
+        if expected is float and type(value) is int:
+            value = float(value)
+        elif expected is int and type(value) is float and value.is_integer():
+            value = int(value)  # max_iter=8e5
+        if type(value) is not expected:
+            raise ConfigError(f"{path}={_short(value)} is of type {type(value).__name__}; write "
+                              f"{expected.__name__}, such as {_short(current)}")
+    return value
+
+
+def _fit_group(path, current, value):
+    """The nested Config ``current`` changed by a dict, or replaced by a Config that has the same keys."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{path} is a group of keys and cannot be {value!r}; give a dict or set {path}.KEY")
+    missing = [key for key in current if key not in value] if isinstance(value, Config) else []
+    if missing:
+        raise ConfigError(f"{path} lacks the key {missing[0]!r}; make it by .copy() of an existing one")
+    new = copy.deepcopy(current)
+    new._merge(value, path + ".")
+    return new
+
+
+def _check_value(path, value):
+    """Raise a ConfigError for the mistakes that a type does not show."""
+    key = path.rpartition(".")[2]
+    if key in _CHOICES and value not in _CHOICES[key]:
+        raise ConfigError(f"{path}={value!r} is not known; write one of {', '.join(_CHOICES[key])}")
+    if key == "class_names":
+        if isinstance(value, str):
+            raise ConfigError(f"{path}: ({value!r}) is a string; write ({value!r},), with a comma")
+        if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
+            raise ConfigError(f"{path}={value!r} has to be a list of names, such as ('fish', 'crab')")
+        twice = [name for name in value if value.count(name) > 1]
+        if twice:
+            raise ConfigError(f"{path} has {twice[0]!r} twice; write each class once")
+    if key == "label_map" and value is not None:
+        numbers = [n for pair in value.items() for n in pair] if isinstance(value, dict) else [None]
+        if not all(type(number) is int for number in numbers):
+            raise ConfigError(f"{path}={_short(value)} has to be {{category_id: label from 1}}, such as "
+                              "{1: 1, 7: 2}, or None to find the categories by their names")
+
+
+def _read_literal(path, current, text):
+    """The value that the text of an override stands for, given the present value of the key."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        if current is None or isinstance(current, str):
+            return text
+        raise ConfigError(f"{path}={text} is not a Python literal; write it like {_short(current)}") from None
+    # A file may be called 2017: where a string is expected, the text itself is the value.
+    return text if isinstance(current, str) and value is not None and not isinstance(value, str) else value
+
+
+def _short(value):
+    return f"{value!r}" if len(f"{value!r}") <= 70 else f"{f'{value!r}':.66} ..."
+
+
+def _lines(config, indent):
+    for key, value in config.items():
+        if isinstance(value, Config):
+            yield f"{indent}{key}:"
+            yield from _lines(value, indent + "  ")
+        else:
+            yield f"{indent}{key}: {value!r}"

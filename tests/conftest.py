@@ -1,0 +1,51 @@
+"""What every test shares: the import path, the thread count, and the data that tests draw or are handed."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+
+# Before any test imports Paddle: left unset, Paddle settles on one thread at its import.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+os.environ.setdefault("OMP_NUM_THREADS", str(min(4, CORES)))
+
+if str(REPO) not in sys.path:
+    sys.path.insert(0, str(REPO))
+
+
+def _folder_from_environment(variable: str, what: str) -> Path:
+    folder = os.environ.get(variable)
+    if not folder:
+        pytest.skip(f"{variable} is not set; it names the folder with {what}")
+    path = Path(folder)
+    if not path.is_dir():
+        pytest.fail(f"{variable}={folder} is not a folder; unset it to skip this test")
+    return path
+
+
+@pytest.fixture(scope="session")
+def coco_tiny() -> Path:
+    """Folder of real COCO pictures: train2017/, val2017/, annotations/instances_{train,val}2017.json."""
+    return _folder_from_environment("YOLACT_COCO_TINY", "a few COCO pictures and their annotations")
+
+
+@pytest.fixture(scope="session")
+def goldens_dir() -> Path:
+    """Folder of the original's golden figures that derive from COCO and are not in the repository."""
+    return _folder_from_environment("YOLACT_GOLDENS", "golden figures that derive from COCO")
+
+
+@pytest.fixture(scope="session")
+def demo_data(tmp_path_factory) -> Path:
+    """A small demo data set as `make demo` draws it: train/, val/, annotations/instances_{train,val}.json.
+
+    24 training and 12 validation pictures, always the same. Shared by the session: copy before editing.
+    """
+    from tools.make_demo_data import make_demo_data
+
+    folder = tmp_path_factory.mktemp("demo") / "data"
+    make_demo_data(str(folder), train=24, val=12)
+    return folder
