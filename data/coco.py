@@ -1,0 +1,244 @@
+"""COCO-format instance data: a picture with its boxes, labels and masks as a `Sample`, several as a `Batch`.
+
+What is wrong with the folder or the annotation file is told when the data set is made, as a `DatasetError`
+that names the config key to change; single bad annotations and pictures cost only themselves and a warning.
+
+Shapes: B batch, N ground truths, H W. Boxes are x1, y1, x2, y2, relative 0..1.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Callable
+
+import numpy as np
+from pycocotools.coco import COCO
+
+from data.coco_checks import clipped_box, find_fault, make_label_map, read_info
+from data.images import DatasetError, decode_rle, read_image, to_rle
+
+logger = logging.getLogger(__name__)
+
+CROWD_LABEL = -1
+MAX_REPLACEMENTS = 100
+
+
+@dataclass
+class Sample:
+    """One picture and its objects, as the network and the loss want them.
+
+    image: float32 [3, H, W], normalised. boxes: float32 [N, 4], relative 0..1. labels: int64 [N], 0-based,
+    crowds are -1 and last. masks: uint8 [N, H, W], 0 or 1; in evaluation of the picture's own size.
+    num_crowds: how many of the N are crowds. height, width: of the picture as stored, in pixels.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray
+    num_crowds: int
+    image_id: int
+    height: int
+    width: int
+    file_name: str
+
+
+@dataclass
+class Batch:
+    """Samples with their pictures stacked: images float32 [B, 3, H, W]."""
+
+    images: np.ndarray
+    samples: list[Sample]
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stacks the pictures of samples into a `Batch`; objects stay per picture, as their number differs."""
+    return Batch(np.stack([sample.image for sample in samples]), list(samples))
+
+
+class COCODetection:
+    """A COCO-format data set (json with images, annotations, categories) read picture by picture.
+
+    Args:
+        image_path: folder of the pictures. info_file: the annotation json.
+        transform: `(rng, image_bgr, masks, boxes_in_pixels, labels) -> (image, masks, boxes, labels)`, see
+            utils/augmentations.py. class_names: the names the network predicts, in its order.
+        label_map: {category_id: 1-based label}; None: found by the names of the json's categories.
+        has_gt: False: annotations are not read (test-dev). The attribute is also False if the json has none.
+        name: of the data set. training: skip pictures without annotations, replace unreadable ones.
+        load_masks: False, for evaluation only: samples carry no masks ([0, H, W]): faster, and COCOeval
+            reads its own.
+    Attributes:
+        coco: pycocotools' COCO of the json, unchanged. ids: image ids in its order. label_map: as above.
+    Raises:
+        DatasetError: the folder or the json cannot be used.
+    """
+
+    def __init__(self, image_path: str, info_file: str, transform: Callable[..., Any],
+                 class_names: Sequence[str], label_map: Mapping[Any, int] | None = None, has_gt: bool = True,
+                 name: str = "", training: bool = False, load_masks: bool = True):
+        prefix = "train" if training else "valid"
+        self.images_key, self.info_key = f"dataset.{prefix}_images", f"dataset.{prefix}_info"
+        self.image_path, self.info_file, self.transform = image_path, info_file, transform
+        self.class_names, self.name = list(class_names), name
+        self.training, self.load_masks = training, load_masks
+        if not os.path.isdir(image_path):
+            raise DatasetError(f"the picture folder {image_path} does not exist; correct {self.images_key}")
+        content = read_info(info_file, self.info_key, has_gt)
+        if not has_gt:
+            content.pop("annotations", None)
+        self.has_gt = "annotations" in content
+        self.label_map = make_label_map(content, label_map, self.class_names, info_file)
+        self.coco = _index(content)
+        self._warned: set[str] = set()
+        self._objects = self._collect_objects(content["annotations"] if self.has_gt else [])
+        self._files = self._find_files()
+        self.ids = [image_id for image_id in self._files if not training or image_id in self._objects]
+        if not self.ids:
+            raise DatasetError(f"{info_file} has no picture with usable annotations; correct {self.info_key}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def load_image(self, index: int) -> np.ndarray:
+        """The picture as stored, uint8 [H, W, 3] BGR.
+
+        Raises:
+            DatasetError: it is unreadable, or not of the size that its annotations are for.
+        """
+        image_id = self.ids[index]
+        path, info = self._files[image_id], self.coco.imgs[image_id]
+        image = read_image(path)
+        if self.has_gt and image.shape[:2] != (info["height"], info["width"]):
+            raise DatasetError(f"{path} is {image.shape[1]} x {image.shape[0]} pixels, but {self.info_file} "
+                               f"says {info['width']} x {info['height']}; correct the file or its entry")
+        return image
+
+    def sample(self, index: int, rng: np.random.RandomState | None = None) -> Sample | None:
+        """Reads and transforms one picture with its objects.
+
+        Args:
+            index: 0-based position in `ids`. rng: where the transform draws from; training needs one.
+        Returns:
+            the sample. A picture that cannot be read gives None in evaluation; in training another one drawn
+            with `rng` takes its place, as for a picture whose objects the transform all discards (as the
+            original).
+        Raises:
+            DatasetError: training found no usable picture in many draws.
+        """
+        if not self.training:
+            return self._try_sample(index, rng)
+        for _ in range(MAX_REPLACEMENTS):
+            sample = self._try_sample(index, rng)
+            if sample is not None and len(sample.labels):
+                return sample
+            index = rng.randint(len(self.ids))
+        raise DatasetError(f"{MAX_REPLACEMENTS} pictures in a row were unreadable or left without an object; "
+                           f"check the pictures in {self.images_key} and the boxes in {self.info_key}")
+
+    def _try_sample(self, index: int, rng: np.random.RandomState | None) -> Sample | None:
+        image_id = self.ids[index]
+        try:
+            image = self.load_image(index)
+        except DatasetError as error:
+            self._warn_once(f"picture {image_id} is skipped: {error}")
+            return None
+        height, width = image.shape[:2]
+        objects = self._ground_truth(image_id, height, width)
+        image, masks, boxes, labels = self.transform(rng, image, *objects)
+        if self.training and not len(labels):
+            self._warn_once(f"picture {image_id} kept no object in the augmentation; another takes its place")
+        return Sample(image, boxes, labels, masks, int((labels < 0).sum()), image_id, height, width,
+                      self.coco.imgs[image_id]["file_name"])
+
+    def _ground_truth(self, image_id: int, height: int, width: int
+                      ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+        """A picture's masks (N times uint8 [H, W]), boxes (float64 [N, 4], pixels) and labels (int64 [N])."""
+        masks, boxes, labels = [], [], []
+        for annotation in self._objects.get(image_id, []):
+            if self.load_masks:
+                mask = self._decode(annotation, height, width)
+                if mask is None:
+                    continue
+                masks.append(mask)
+            boxes.append(clipped_box(annotation["bbox"], height, width))
+            is_crowd = annotation.get("iscrowd")
+            labels.append(CROWD_LABEL if is_crowd else self.label_map[annotation["category_id"]] - 1)
+        return masks, np.array(boxes, np.float64).reshape(-1, 4), np.array(labels, np.int64)
+
+    def _decode(self, annotation: Mapping[str, Any], height: int, width: int) -> np.ndarray | None:
+        """The annotation's mask, uint8 [H, W]; None, after a warning, if it is empty or damaged."""
+        try:
+            mask = decode_rle(to_rle(annotation["segmentation"], height, width))
+        except ValueError as error:
+            self._warn_once(f"annotation {annotation['id']} is left out: its mask is damaged ({error})")
+            return None
+        if not mask.any():
+            self._warn_once(f"annotation {annotation['id']} is left out: its mask has no pixel")
+            return None
+        return mask
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            logger.warning("%s: %s", self.info_file, message)
+
+    def _collect_objects(self, annotations: Sequence[Mapping[str, Any]]
+                         ) -> dict[int, list[Mapping[str, Any]]]:
+        """{image id: its usable annotations, crowds last}; the others are counted in one warning."""
+        objects, faults = collections.defaultdict(list), collections.defaultdict(list)
+        for annotation in annotations:
+            fault = find_fault(annotation, self.coco.imgs.get(annotation["image_id"]))
+            if fault is None:
+                objects[annotation["image_id"]].append(annotation)
+            else:
+                faults[fault].append(annotation["id"])
+        for of_image in objects.values():
+            of_image.sort(key=lambda annotation: bool(annotation.get("iscrowd")))
+        if faults:
+            parts = ", ".join(f"{len(ids)} with {fault} (first: id {ids[0]})"
+                              for fault, ids in sorted(faults.items()))
+            logger.warning("%s: %d of %d annotations are left out: %s", self.info_file,
+                           sum(map(len, faults.values())), len(annotations), parts)
+        return dict(objects)
+
+    def _find_files(self) -> dict[int, str]:
+        """{image id: path} in the json's order; pictures missing on disk are left out with one warning."""
+        listing = set(os.listdir(self.image_path))
+        files, missing = {}, []
+        for image_id, info in self.coco.imgs.items():
+            names = [info["file_name"]]
+            if names[0].startswith("COCO_"):
+                # COCO 2014 names carry a prefix (COCO_val2014_...) that the folders of 2017 dropped.
+                names.append(names[0].split("_")[-1])
+            for name in names:
+                path = os.path.join(self.image_path, name)
+                if name in listing or (os.path.dirname(name) and os.path.isfile(path)):
+                    files[image_id] = path
+                    break
+            else:
+                missing.append(info["file_name"])
+        if not files:
+            raise DatasetError(f"none of the {len(missing)} pictures of {self.info_file} is in "
+                               f"{self.image_path} (first: {missing[0]}); correct {self.images_key} or "
+                               f"{self.info_key}")
+        if missing:
+            logger.warning("%s: %d of %d pictures are not in %s and are left out (first: %s); correct %s",
+                           self.info_file, len(missing), len(self.coco.imgs), self.image_path, missing[0],
+                           self.images_key)
+        return files
+
+
+def _index(content: dict[str, Any]) -> COCO:
+    """pycocotools' index over a loaded json, without what it prints."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = content
+        coco.createIndex()
+    return coco

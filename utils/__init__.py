@@ -1,0 +1,1 @@
+"""Parts around the network: augmentation, loading, schedule, checkpoints, logging, results and drawing."""
