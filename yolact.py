@@ -1,0 +1,137 @@
+"""YOLACT: You Only Look At CoefficienTs (Bolya et al., ICCV 2019), the network.
+
+Shapes used everywhere: B batch, P priors, C classes with background, K prototypes, N ground truths, D detections, H W.
+Coordinates are relative (0..1) unless a docstring says pixels.
+"""
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+from backbone import build_backbone
+from layers.detection import Detect
+from layers.fpn import FPN
+from layers.heads import PredictionModule
+from layers.priors import make_priors
+from layers.protonet import make_net
+
+ACTIVATIONS = {"relu": F.relu, "sigmoid": F.sigmoid, "tanh": paddle.tanh,
+               "softmax": lambda x: F.softmax(x, axis=-1), "none": lambda x: x}
+
+
+class Yolact(nn.Layer):
+    """Backbone -> FPN -> protonet and prediction heads; tensors in, tensors out, detection stays outside.
+
+    Args:
+        cfg: a network configuration (`data.config`), read at construction only.
+
+    Parameter names equal the original's state dict; batch norm statistics are Paddle's `_mean` and `_variance`.
+    """
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.backbone = build_backbone(cfg.backbone)
+        channels = [self.backbone.channels[i] for i in cfg.backbone.selected_layers]
+        self.selected_layers = list(cfg.backbone.selected_layers)
+        self.fpn = FPN(channels, **cfg.fpn.to_dict())
+        features = cfg.fpn.num_features
+
+        self.proto_net = None
+        if cfg.eval_mask_branch:
+            self.proto_net, _ = make_net(features, cfg.mask_proto_net, include_last_relu=False)
+        self.proto_src = cfg.mask_proto_src
+        self.proto_activation = ACTIVATIONS[cfg.mask_proto_prototype_activation]
+
+        self.prior_settings = [
+            {"scales": scales, "aspect_ratios": ratios, "max_size": cfg.max_size,
+             "use_square_anchors": cfg.backbone.use_square_anchors}
+            for scales, ratios in zip(cfg.backbone.pred_scales, cfg.backbone.pred_aspect_ratios)]
+        self.prior_cache = {}
+        self.share_prediction_module = cfg.share_prediction_module
+        self.prediction_layers = nn.LayerList(
+            [self._make_head(cfg, s) for s in (self.prior_settings[:1] if cfg.share_prediction_module
+                                               else self.prior_settings)])
+        self.semantic_seg_conv = None
+        if cfg.use_semantic_segmentation_loss:
+            self.semantic_seg_conv = nn.Conv2D(features, cfg.num_classes - 1, 1)
+        self.bn_frozen = False
+        self._init_weights()
+
+    @staticmethod
+    def _make_head(cfg, settings):
+        num_priors = len(settings["scales"]) * sum(len(ratios) for ratios in settings["aspect_ratios"])
+        return PredictionModule(cfg.fpn.num_features, num_priors, cfg.num_classes, cfg.mask_dim, cfg.extra_head_net,
+                                cfg.head_layer_params, ACTIVATIONS[cfg.mask_proto_coeff_activation])
+
+    def _init_weights(self):
+        """Xavier-uniform convolutions with zero biases everywhere but in the backbone, as the original."""
+        xavier, zero = nn.initializer.XavierUniform(), nn.initializer.Constant(0.0)
+        for name, layer in self.named_sublayers():
+            if isinstance(layer, nn.Conv2D) and not name.startswith("backbone."):
+                xavier(layer.weight)
+                if layer.bias is not None:
+                    zero(layer.bias)
+
+    def forward(self, images):
+        """Run the network.
+
+        Args:
+            images: float32 [B, 3, H, W], normalised RGB (utils.augmentations.base_transform).
+
+        Returns:
+            dict of
+            loc     [B, P, 4]  box offsets against the priors (layers.box_utils.decode),
+            conf    [B, P, C]  class logits, background first,
+            mask    [B, P, K]  mask coefficients after tanh,
+            priors  [P, 4]     centre form,
+            proto   [B, h, w, K] prototypes after ReLU; absent when cfg.eval_mask_branch is off,
+            segm    [B, C - 1, h, w] semantic segmentation logits; in training only (Sec. 4, "Semantic Segmentation Loss").
+        """
+        features = self.backbone(images)
+        pyramid = self.fpn([features[i] for i in self.selected_layers])
+
+        out = {}
+        if self.proto_net is not None:
+            source = images if self.proto_src is None else pyramid[self.proto_src]
+            out["proto"] = self.proto_activation(self.proto_net(source)).transpose([0, 2, 3, 1])
+
+        heads = [self.prediction_layers[0 if self.share_prediction_module else i](level)
+                 for i, level in enumerate(pyramid)]
+        out["loc"], out["conf"], out["mask"] = (paddle.concat(parts, axis=1) for parts in zip(*heads))
+        out["priors"] = self.priors([level.shape[2:] for level in pyramid])
+
+        if self.training and self.semantic_seg_conv is not None:
+            out["segm"] = self.semantic_seg_conv(pyramid[0])
+        return out
+
+    def priors(self, level_sizes):
+        """All levels' priors for the given [(height, width), ...] -> float32 [P, 4]; kept by input size."""
+        key = tuple(tuple(size) for size in level_sizes)
+        if key not in self.prior_cache:
+            self.prior_cache[key] = paddle.concat(
+                [paddle.to_tensor(make_priors(h, w, **settings)) for (h, w), settings in zip(key, self.prior_settings)])
+        return self.prior_cache[key]
+
+    def freeze_bn(self):
+        """Freeze every batch norm: statistics fixed, scale and shift untrained (small batches; Sec. 4 and the original).
+
+        Stays in force over later calls of `train()`.
+        """
+        self.bn_frozen = True
+        for layer in self.sublayers():
+            if isinstance(layer, nn.BatchNorm2D):
+                layer.eval()
+                layer.weight.stop_gradient = True
+                layer.bias.stop_gradient = True
+
+    def train(self):
+        """Training mode; frozen batch norms stay in evaluation mode."""
+        super().train()
+        if self.bn_frozen:
+            self.freeze_bn()
+
+
+def build_detect(cfg, use_fast_nms=True, cross_class_nms=False):
+    """The detection step that belongs to a network of this configuration."""
+    return Detect(top_k=cfg.nms_top_k, conf_thresh=cfg.nms_conf_thresh, nms_thresh=cfg.nms_thresh,
+                  max_num_detections=cfg.max_num_detections, max_size=cfg.max_size,
+                  use_fast_nms=use_fast_nms, cross_class_nms=cross_class_nms)
