@@ -1,0 +1,281 @@
+"""Checkpoints: names, exact resuming, atomic writing, clean-up."""
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import paddle
+import pytest
+
+from utils import checkpoint as C
+from utils.runtime import seed_everything
+from utils.weights import WeightsError, saved_config
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+STATE = {"config": {"name": "net", "lr": 0.1}, "epoch": 1, "iteration": 3, "seed": 0, "position": 2,
+         "metrics": {"AP": np.float32(0.5)}}
+
+
+def _net():
+    return paddle.nn.Sequential(paddle.nn.Conv2D(3, 4, 3), paddle.nn.BatchNorm2D(4),
+                                paddle.nn.Conv2D(4, 2, 1))
+
+
+def _optimizer(net, kind="sgd"):
+    if kind == "sgd":
+        return paddle.optimizer.Momentum(0.1, 0.9, parameters=net.parameters(), weight_decay=5e-4)
+    return paddle.optimizer.AdamW(0.01, parameters=net.parameters(), weight_decay=0.05,
+                                  grad_clip=paddle.nn.ClipGradByGlobalNorm(1.0))
+
+
+def _train(net, optimizer, first, last):
+    """Steps first..last-1 on inputs that depend on the step only; returns the losses."""
+    losses = []
+    net.train()
+    for iteration in range(first, last):
+        seed_everything(1, iteration)
+        optimizer.set_lr(0.01 * (iteration + 1))
+        loss = (net(paddle.randn([2, 3, 8, 8])) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.clear_grad()
+        losses.append(loss.item())
+    return losses
+
+
+def _state(net):
+    return {name: tensor.numpy() for name, tensor in net.state_dict().items()}
+
+
+def _same(first, second):
+    return first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_names():
+    name = C.Name("yolact_base", 54, 800000)
+    assert str(name) == "yolact_base_54_800000"
+    assert C.parse_name("weights/yolact_base_54_800000.pdparams") == name
+    assert C.parse_name(str(name._replace(interrupt=True)) + ".pdparams") == ("yolact_base", 54, 800000, True)
+    assert C.parse_name("yolact_im700_1_2.npz").config == "yolact_im700"
+    assert C.parse_name("resnet101_reducedfc.pth") is None
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_resumed_training_equals_the_uninterrupted_one(tmp_path, kind):
+    net = _net()
+    optimizer = _optimizer(net, kind)
+    _train(net, optimizer, 0, 3)
+    path = C.save(str(tmp_path), C.Name("net", 1, 3), net, optimizer, STATE)
+    losses, final = _train(net, optimizer, 3, 6), _state(net)
+
+    net = _net()  # a second network in the process: Paddle's global names differ
+    optimizer = _optimizer(net, kind)
+    state = C.load_training_state(path, net, optimizer)
+    assert {key: state[key] for key in STATE} == {**STATE, "metrics": {"AP": 0.5}}
+    assert _train(net, optimizer, state["iteration"], 6) == losses
+    assert _same(_state(net), final)
+
+
+def test_second_optimizer_of_one_network_resumes_too(tmp_path):
+    net = _net()
+    optimizer = _optimizer(net)
+    _train(net, optimizer, 0, 3)
+    path = C.save(str(tmp_path), C.Name("net", 1, 3), net, optimizer, STATE)
+    losses = _train(net, optimizer, 3, 5)
+    optimizer = _optimizer(net)
+    C.load_training_state(path, net, optimizer)
+    assert _train(net, optimizer, 3, 5) == losses
+
+
+def test_optimizer_state_matters(tmp_path):
+    """Without the .pdopt content the continued training differs: the equality above is no accident."""
+    net = _net()
+    optimizer = _optimizer(net)
+    _train(net, optimizer, 0, 3)
+    before = _state(net)
+    losses = _train(net, optimizer, 3, 6)
+    net.set_state_dict({name: paddle.to_tensor(array) for name, array in before.items()})
+    assert _train(net, _optimizer(net), 3, 6) != losses
+
+
+def test_frozen_batch_norm_and_the_rate_survive_loading(tmp_path):
+    net = _net()
+    optimizer = _optimizer(net)
+    _train(net, optimizer, 0, 2)
+    path = C.save(str(tmp_path), "net_0_2", net, optimizer, STATE)
+    net = _net()
+    for parameter in net[1].parameters():
+        parameter.stop_gradient = True
+    optimizer = _optimizer(net)
+    C.load_training_state(path, net, optimizer)
+    assert optimizer.get_lr() == 0.1
+    slots = C.optimizer_state(net, optimizer)
+    assert "0.weight:velocity" in slots and "1.weight:velocity" not in slots
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_checkpoint_before_the_first_step(tmp_path):
+    net = _net()
+    path = C.save(str(tmp_path), "net_0_0", net, _optimizer(net), STATE)
+    other = _net()
+    C.load_training_state(path, other, _optimizer(other))
+    assert _same(_state(net), _state(other))
+
+
+def test_files_of_a_checkpoint(tmp_path):
+    net = _net()
+    path = C.save(str(tmp_path / "new"), C.Name("net", 1, 3), net, _optimizer(net), STATE)
+    assert path == str(tmp_path / "new" / "net_1_3.pdparams")
+    assert sorted(os.listdir(tmp_path / "new")) == ["net_1_3.json", "net_1_3.pdopt", "net_1_3.pdparams"]
+    assert saved_config(path) == STATE["config"]
+    assert set(paddle.load(path)) >= set(net.state_dict())
+
+
+def test_failed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    net = _net()
+    optimizer = _optimizer(net)
+    path = C.save(str(tmp_path), "net_1_3", net, optimizer, STATE)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    _train(net, optimizer, 0, 1)
+
+    def full_disk(state, target, *arguments):
+        with open(target, "wb") as file:
+            file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(paddle, "save", full_disk)
+    with pytest.raises(C.CheckpointError, match="No space left.*--save_folder"):
+        C.save(str(tmp_path), "net_1_3", net, optimizer, STATE)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    monkeypatch.undo()
+    C.load_training_state(path, _net(), _optimizer(_net()))
+
+
+def test_state_that_cannot_be_json_is_an_error_and_leaves_nothing(tmp_path):
+    net = _net()
+    with pytest.raises(TypeError, match="object"):
+        C.save(str(tmp_path), "net_1_3", net, _optimizer(net), {**STATE, "extra": object()})
+    assert os.listdir(tmp_path) == []
+
+
+KILLED = """
+import os, signal, sys
+import paddle
+from utils import checkpoint
+net = paddle.nn.Conv2D(3, 4, 3)
+optimizer = paddle.optimizer.Momentum(0.1, parameters=net.parameters())
+state = {"config": {}, "epoch": 0, "iteration": 1}
+checkpoint.save(sys.argv[1], "net_0_1", net, optimizer, state)
+replace = os.replace
+def die(source, target):
+    if source.endswith(sys.argv[2] + ".tmp"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+os.replace = die
+checkpoint.save(sys.argv[1], "net_0_2", net, optimizer, {**state, "iteration": 2})
+"""
+
+
+@pytest.mark.parametrize("suffix", C.SUFFIXES)
+def test_kill_while_saving_leaves_the_last_whole_checkpoint(tmp_path, suffix):
+    result = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), suffix], cwd=ROOT, timeout=60,
+                            capture_output=True)
+    assert result.returncode == -9, result.stderr
+    path = C.find(str(tmp_path), "latest", "net")
+    assert os.path.basename(path) == "net_0_1.pdparams"
+    net = paddle.nn.Conv2D(3, 4, 3)
+    assert C.load_training_state(path, net, _optimizer(net))["iteration"] == 1
+    assert any(file.endswith(".tmp") for file in os.listdir(tmp_path))
+    (tmp_path / "other_0_1.pdopt.tmp").write_bytes(b"")
+    C.remove_leftovers(str(tmp_path), "net")
+    assert {file for file in os.listdir(tmp_path) if not file.endswith(".json")} == {
+        "net_0_1.pdopt", "net_0_1.pdparams", "other_0_1.pdopt.tmp"}
+
+
+def _touch(folder, *names):
+    for name in names:
+        for suffix in C.SUFFIXES:
+            (folder / (name + suffix)).write_bytes(b"")
+
+
+def _stems(folder):
+    return sorted({os.path.splitext(file)[0] for file in os.listdir(folder)})
+
+
+def test_find(tmp_path):
+    _touch(tmp_path, "net_0_900", "net_1_1000", "net_1_1010_interrupt", "net_2_2_interrupt", "net_big_9_9999")
+    (tmp_path / "net_9_99999.pdopt").write_bytes(b"")  # half a checkpoint is none
+    assert C.find(str(tmp_path), "latest", "net").endswith("net_1_1010_interrupt.pdparams")
+    assert C.find(str(tmp_path), "interrupt", "net").endswith("net_1_1010_interrupt.pdparams")
+    assert C.find(str(tmp_path), "latest", "net_big").endswith("net_big_9_9999.pdparams")
+    with pytest.raises(C.CheckpointError, match="no interrupted checkpoint of net_big.*--save_folder"):
+        C.find(str(tmp_path), "interrupt", "net_big")
+    with pytest.raises(C.CheckpointError, match="no checkpoint of other"):
+        C.find(str(tmp_path / "missing"), "latest", "other")
+
+
+def test_prune(tmp_path):
+    _touch(tmp_path, "net_0_10", "net_0_20", "net_0_30", "net_0_40")
+    paths = {n: str(tmp_path / f"net_0_{n}.pdparams") for n in (10, 20, 30, 40)}
+    assert C.prune(None, paths[10], 20) is None
+    assert C.prune(paths[10], paths[20], 20) == paths[10]
+    assert C.prune(paths[20], paths[30], 20) is None
+    assert C.prune(paths[40], paths[40], 0) is None
+    assert _stems(tmp_path) == ["net_0_20", "net_0_30", "net_0_40"]
+    assert C.prune(paths[20], paths[30], 0) == paths[20]
+    assert _stems(tmp_path) == ["net_0_30", "net_0_40"]
+
+
+def test_only_the_newest_interrupt_stays(tmp_path):
+    _touch(tmp_path, "net_0_10_interrupt", "net_0_20", "net_0_30_interrupt", "other_0_5_interrupt")
+    C.remove_interrupts(str(tmp_path), "net", keep=str(tmp_path / "net_0_30_interrupt.pdparams"))
+    assert _stems(tmp_path) == ["net_0_20", "net_0_30_interrupt", "other_0_5_interrupt"]
+
+
+@pytest.mark.parametrize("suffix", [".json", ".pdopt"])
+def test_weights_alone_cannot_be_resumed(tmp_path, suffix):
+    net = _net()
+    path = C.save(str(tmp_path), "net_1_3", net, _optimizer(net), STATE)
+    os.remove(path.replace(".pdparams", suffix))
+    with pytest.raises(C.CheckpointError, match=f"net_1_3{suffix} is not beside it.*--trained_model"):
+        C.load_training_state(path, net, _optimizer(net))
+
+
+@pytest.mark.parametrize("suffix", C.SUFFIXES)
+def test_damaged_files_are_told_and_change_nothing(tmp_path, suffix):
+    net = _net()
+    optimizer = _optimizer(net)
+    _train(net, optimizer, 0, 2)
+    path = C.save(str(tmp_path), "net_1_3", net, optimizer, STATE)
+    target = path.replace(".pdparams", suffix)
+    with open(target, "rb") as file:
+        content = file.read()
+    with open(target, "wb") as file:
+        file.write(content[:len(content) // 2])
+    other = _net()
+    before = _state(other)
+    with pytest.raises((C.CheckpointError, WeightsError), match=f"net_1_3{suffix} is damaged"):
+        C.load_training_state(path, other, _optimizer(other))
+    assert _same(_state(other), before)
+
+
+def test_json_that_is_no_state(tmp_path):
+    net = _net()
+    path = C.save(str(tmp_path), "net_1_3", net, _optimizer(net), STATE)
+    (tmp_path / "net_1_3.json").write_text(json.dumps({"bbox": {}}))
+    with pytest.raises(C.CheckpointError, match="not the state of a training"):
+        C.read_state(path)
+
+
+def test_other_optimizer_and_other_network(tmp_path):
+    net = _net()
+    optimizer = _optimizer(net)
+    _train(net, optimizer, 0, 1)
+    path = C.save(str(tmp_path), "net_0_1", net, optimizer, STATE)
+    with pytest.raises(C.CheckpointError, match="slots velocity.*AdamW.*config key optimizer"):
+        C.load_training_state(path, net, _optimizer(net, "adamw"))
+    small = paddle.nn.Sequential(paddle.nn.Conv2D(3, 4, 3))
+    with pytest.raises(C.CheckpointError, match="another network.*--config"):
+        C.load_training_state(path, small, _optimizer(small))

@@ -1,0 +1,280 @@
+"""Checkpoints of a training: weights, optimizer and progress, written so that no kill leaves a broken one.
+
+A checkpoint is three files of one stem, ``<config>_<epoch>_<iteration>`` (``..._interrupt`` after Ctrl-C):
+``.pdparams`` (weights), ``.pdopt`` (optimizer slots) and ``.json`` (config, progress). The ``.pdparams``
+appears last: where it is, the other two are complete.
+"""
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import re
+from typing import NamedTuple
+
+import numpy as np
+import paddle
+
+from utils.runtime import sync_to_disk
+from utils.weights import load_weights, read_weights, unpickle_arrays
+
+SUFFIXES = (".json", ".pdopt", ".pdparams")  # in the order in which they appear
+FORMAT = 1
+_NAME = re.compile(r"(?P<config>.+)_(?P<epoch>\d+)_(?P<iteration>\d+)(?P<interrupt>_interrupt)?")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, incomplete or of another training."""
+
+
+class Name(NamedTuple):
+    """What a checkpoint's file name says; ``str()`` gives the name without folder and suffix."""
+
+    config: str
+    epoch: int
+    iteration: int
+    interrupt: bool = False
+
+    def __str__(self):
+        return f"{self.config}_{self.epoch}_{self.iteration}{'_interrupt' if self.interrupt else ''}"
+
+
+def parse_name(path):
+    """Name of a weights file called ``<config>_<epoch>_<iteration>[_interrupt].<suffix>``, or None."""
+    match = _NAME.fullmatch(os.path.splitext(os.path.basename(path))[0])
+    if match is None:
+        return None
+    return Name(match["config"], int(match["epoch"]), int(match["iteration"]), bool(match["interrupt"]))
+
+
+def list_checkpoints(folder, config_name):
+    """(Name, path of the .pdparams) of a config's checkpoints, oldest iteration first."""
+    found = []
+    for file in os.listdir(folder) if os.path.isdir(folder) else []:
+        name = parse_name(file) if file.endswith(".pdparams") else None
+        if name is not None and name.config == config_name:
+            found.append((name, os.path.join(folder, file)))
+    return sorted(found, key=lambda item: (item[0].iteration, item[0].interrupt))
+
+
+def find(folder, which, config_name):
+    """Path of the newest checkpoint of a config.
+
+    Args:
+        folder: ``--save_folder``.
+        which: 'latest' (any kind) or 'interrupt' (only those saved by Ctrl-C), as ``--resume`` takes.
+        config_name: the config's ``name``.
+    Raises:
+        CheckpointError: when there is none.
+    """
+    found = [path for name, path in list_checkpoints(folder, config_name)
+             if which == "latest" or name.interrupt]
+    if not found:
+        kind = "checkpoint" if which == "latest" else "interrupted checkpoint"
+        raise CheckpointError(f"--resume={which}: there is no {kind} of {config_name} in {folder}; "
+                              "check --save_folder and --config, or give the file's path")
+    return found[-1]
+
+
+def _slots(net, optimizer):
+    """Yield (structured parameter name, slot, tensor) of every accumulator of an optimizer.
+
+    Paddle names accumulators ``<global parameter name>_<slot>_<n>``, and global names count up with every
+    network made in the process; structured names are the same in every process.
+    """
+    by_global_name = {parameter.name: name for name, parameter in net.named_parameters()}
+    for key, tensor in optimizer.state_dict().items():
+        owners = [name for name in by_global_name if key.startswith(name + "_")]
+        if not owners or not hasattr(tensor, "set_value"):
+            continue  # not an accumulator
+        owner = max(owners, key=len)
+        yield by_global_name[owner], re.sub(r"_\d+$", "", key[len(owner) + 1:]), tensor
+
+
+def optimizer_state(net, optimizer):
+    """Optimizer slots as dict "<parameter>:<slot>" -> ndarray; empty before the first step."""
+    return {f"{name}:{slot}": tensor.numpy() for name, slot, tensor in _slots(net, optimizer)}
+
+
+def load_optimizer_state(net, optimizer, state):
+    """Give a freshly made optimizer the slots that ``optimizer_state`` read.
+
+    Accumulators exist only after a step, so one is made with zero gradients and a learning rate of 0, which
+    leaves the parameters as they are. Slots of parameters that are frozen now are not used.
+
+    Args:
+        optimizer: its learning rate must be a number, not a scheduler.
+    Raises:
+        CheckpointError: when the slots are of another optimizer or another network.
+    """
+    parameters = dict(net.named_parameters())
+    names = {key.rpartition(":")[0] for key in state}
+    unknown = sorted(names - set(parameters))
+    if unknown:
+        raise CheckpointError(f"the optimizer state is of another network ({unknown[0]} is not in this one); "
+                              "pass the --config of the checkpoint")
+    trained = [name for name in sorted(names) if not parameters[name].stop_gradient]
+    if not trained:
+        return
+    optimizer.clear_grad(set_to_zero=False)
+    for name in trained:
+        parameters[name].grad = paddle.zeros_like(parameters[name])
+    rate = optimizer.get_lr()
+    optimizer.set_lr(0.0)
+    optimizer.step()
+    optimizer.set_lr(rate)
+    optimizer.clear_grad(set_to_zero=False)
+    for name, slot, tensor in _slots(net, optimizer):
+        array = state.get(f"{name}:{slot}")
+        if array is None or tuple(array.shape) != tuple(tensor.shape):
+            held = sorted({key.rpartition(":")[2] for key in state})
+            raise CheckpointError(f"the optimizer state of the checkpoint (slots {', '.join(held)}) does not "
+                                  f"fit {type(optimizer).__name__} ({slot} of {name}); set the config key "
+                                  "optimizer as it was, or start from the weights with --trained_model")
+        tensor.set_value(array)
+
+
+def _json_default(value):
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be saved in a checkpoint's .json")
+
+
+def _write(path, suffix, net, optimizer, state):
+    """Write one of the three files and see it on the disk."""
+    if suffix == ".pdparams":
+        paddle.save(net.state_dict(), path)
+    elif suffix == ".pdopt":
+        with open(path, "wb") as file:
+            pickle.dump(optimizer_state(net, optimizer), file, protocol=4)
+    else:
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump({"format": FORMAT, "paddle": paddle.__version__, **state}, file, default=_json_default)
+    sync_to_disk(path)
+
+
+def save(folder, name, net, optimizer, state):
+    """Write a checkpoint; a failure or a kill leaves the ones already there as they were.
+
+    All three files are written beside their places first; only then they are moved there.
+
+    Args:
+        folder: made if it is missing.
+        name: Name (or its text).
+        net: paddle.nn.Layer. optimizer: paddle optimizer.
+        state: plain dict for the .json: "config" (dict), "epoch", "iteration" (steps done), "seed",
+            "position" (next batch of the epoch), "metrics", ... The data order and all random draws follow
+            from seed and iteration (utils/loader.py, ``seed_everything``), so no generator state is needed.
+    Returns:
+        path of the .pdparams.
+    Raises:
+        CheckpointError: when the folder cannot be written (for example, the disk is full).
+    """
+    stem = os.path.join(folder, str(name))
+    temporary = {suffix: f"{stem}{suffix}.tmp" for suffix in SUFFIXES}
+    try:
+        os.makedirs(folder, exist_ok=True)
+        for suffix, path in temporary.items():
+            _write(path, suffix, net, optimizer, state)
+        _remove([stem + ".pdparams"])  # the old one must not stand beside the new optimizer state
+        for suffix, path in temporary.items():
+            os.replace(path, stem + suffix)
+        sync_to_disk(folder)
+    except OSError as error:
+        raise CheckpointError(f"cannot save the checkpoint {stem} ({error.strerror or error}); free some "
+                              "space or choose another --save_folder") from error
+    finally:
+        _remove(temporary.values())
+    return stem + ".pdparams"
+
+
+def _remove(paths):
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
+
+
+def read_state(path):
+    """The .json of a checkpoint as a dict.
+
+    Raises:
+        CheckpointError: when it is missing or damaged.
+    """
+    beside = os.path.splitext(path)[0] + ".json"
+    try:
+        with open(beside, encoding="utf-8") as file:
+            state = json.load(file)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} cannot be resumed: {os.path.basename(beside)} is not beside it; "
+                              "use --trained_model to start from its weights") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{beside} is damaged ({error}); resume from an older checkpoint") from error
+    if not isinstance(state, dict) or not {"config", "epoch", "iteration"} <= set(state):
+        raise CheckpointError(f"{beside} is not the state of a training; resume from another checkpoint")
+    return state
+
+
+def load_training_state(path, net, optimizer):
+    """Restore network and optimizer exactly, and return the dict that was saved beside them.
+
+    Args:
+        path: the .pdparams. net, optimizer: made anew from the same config.
+    Raises:
+        CheckpointError, utils.weights.WeightsError: when a file is missing, damaged or does not fit.
+    """
+    state = read_state(path)
+    slots = os.path.splitext(path)[0] + ".pdopt"
+    if not os.path.exists(slots):
+        raise CheckpointError(f"{path} cannot be resumed: {os.path.basename(slots)} is not beside it; "
+                              "use --trained_model to start from its weights")
+    weights = read_weights(path)
+    arrays = {key: np.asarray(value) for key, value in unpickle_arrays(slots).items()}
+    load_optimizer_state(net, optimizer, arrays)
+    load_weights(net, weights, strict=True)
+    return state
+
+
+def remove(path):
+    """Delete the three files of a checkpoint, the .pdparams first."""
+    stem = os.path.splitext(path)[0]
+    _remove(stem + suffix for suffix in reversed(SUFFIXES))
+
+
+def prune(previous, current, keep_interval):
+    """``--keep_latest``: delete the previous checkpoint once the current one is saved.
+
+    Args:
+        previous: path of the latest checkpoint before saving, or None.
+        current: path just saved; never deleted.
+        keep_interval: checkpoints at multiples of this iteration stay (``--keep_latest_interval``); <= 0
+            keeps none.
+    Returns:
+        the path deleted, or None.
+    """
+    name = parse_name(previous) if previous is not None else None
+    if name is None or os.path.abspath(previous) == os.path.abspath(current):
+        return None
+    if keep_interval > 0 and name.iteration > 0 and name.iteration % keep_interval == 0:
+        return None
+    remove(previous)
+    return previous
+
+
+def remove_interrupts(folder, config_name, keep=None):
+    """Delete a config's ``_interrupt`` checkpoints but ``keep``: after Ctrl-C only the newest is of use."""
+    for name, path in list_checkpoints(folder, config_name):
+        if name.interrupt and (keep is None or os.path.abspath(path) != os.path.abspath(keep)):
+            remove(path)
+
+
+def remove_leftovers(folder, config_name):
+    """Delete what a killed save of this config left behind: ``.tmp`` files, and parts without .pdparams."""
+    for file in os.listdir(folder) if os.path.isdir(folder) else []:
+        stem, suffix = os.path.splitext(file[:-4] if file.endswith(".tmp") else file)
+        name = parse_name(stem + suffix) if suffix in SUFFIXES else None
+        if name is None or name.config != config_name:
+            continue
+        whole = os.path.exists(os.path.join(folder, stem + ".pdparams"))
+        if file.endswith(".tmp") or (suffix == ".pdopt" and not whole):
+            _remove([os.path.join(folder, file)])

@@ -1,0 +1,201 @@
+"""Batches of training samples, in an order and with random draws that depend on (seed, epoch, index) only.
+
+Nothing here keeps a random state between samples, so any number of workers gives the same batches, and a
+training resumed in the middle of an epoch sees exactly what it would have seen.
+
+The workers are a process pool of the standard library rather than ``paddle.io.DataLoader``: an error in the
+data set hangs the latter without workers and hides its traceback with them, and a worker killed for lack of
+memory must be told, not waited for. A pool also serves many short epochs without a new fork for each.
+"""
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from concurrent.futures.process import BrokenProcessPool
+
+import cv2
+import numpy as np
+
+BATCHES_AHEAD_PER_WORKER = 2
+PARENT_CHECK_SECONDS = 2.0
+_ORDER, _SAMPLE = 0, 1  # what a random stream is for, so that no two streams share a seed
+
+
+class LoaderError(RuntimeError):
+    """A sample could not be made; the message holds the image and the whole traceback."""
+
+
+def _random_state(*numbers):
+    return np.random.RandomState(np.random.SeedSequence(numbers).generate_state(8))
+
+
+def epoch_permutation(n, seed, epoch):
+    """Order of the n samples in an epoch, int64 [n]: the same for the same (n, seed, epoch)."""
+    return _random_state(_ORDER, seed, epoch).permutation(n)
+
+
+def sample_random_state(seed, epoch, index):
+    """RandomState for the augmentation of one sample in one epoch."""
+    return _random_state(_SAMPLE, seed, epoch, index)
+
+
+def batches_per_epoch(n, batch_size):
+    """Number of whole batches in an epoch; the last partial one is dropped, as the original counts epochs.
+
+    Raises:
+        ValueError: when there are fewer images than one batch holds.
+    """
+    if batch_size < 1:
+        raise ValueError(f"--batch_size is {batch_size}; it must be at least 1")
+    if n < batch_size:
+        raise ValueError(f"--batch_size is {batch_size} but the training set has {n} images with objects; "
+                         "lower --batch_size or check dataset.train_info")
+    return n // batch_size
+
+
+def _plan(n, batch_size, seed, epoch, start_batch):
+    """Yield (epoch, position in the epoch, indices) of every batch from the given one on, without end."""
+    count = batches_per_epoch(n, batch_size)
+    epoch, start_batch = epoch + start_batch // count, start_batch % count
+    while True:
+        order = epoch_permutation(n, seed, epoch)
+        for position in range(start_batch, count):
+            yield epoch, position, order[position * batch_size:(position + 1) * batch_size].tolist()
+        epoch, start_batch = epoch + 1, 0
+
+
+def _make_batch(dataset, collate, seed, epoch, indices):
+    """Samples of the indices, collated. Raises LoaderError with the original traceback as text."""
+    samples = []
+    for index in indices:
+        try:
+            samples.append(dataset.sample(index, sample_random_state(seed, epoch, index)))
+        except Exception as error:  # whatever the data set raises is told with the image it concerns
+            ids = getattr(dataset, "ids", None)
+            name = f"image {ids[index]}" if ids is not None else "sample"
+            raise LoaderError(f"{name} (index {index}, epoch {epoch}) could not be prepared: {error}\n"
+                              f"{traceback.format_exc()}") from error
+    return collate(samples)
+
+
+_worker_job = None  # (dataset, collate, seed) of a worker process; inherited by fork, never pickled there
+
+
+def _start_worker(dataset, collate, seed, parent):
+    """Prepare a worker: Ctrl-C is the parent's affair, OpenCV has one thread, it ends with the parent."""
+    global _worker_job
+    _worker_job = (dataset, collate, seed)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(0)
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(PARENT_CHECK_SECONDS)
+        os._exit(1)  # the parent was killed; waiting for its queue would last for ever
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _work(epoch, indices):
+    """A batch, or the LoaderError's text: not every exception survives the way between processes."""
+    dataset, collate, seed = _worker_job
+    try:
+        return _make_batch(dataset, collate, seed, epoch, indices), None
+    except LoaderError as error:
+        return None, str(error)
+    except Exception:
+        return None, f"the batch of indices {indices} could not be collated:\n{traceback.format_exc()}"
+
+
+class BatchLoader:
+    """Batches of a data set, made in this process or by workers that stay for the whole training.
+
+    Args:
+        dataset: has ``len()`` and ``sample(index, rng)``; ``ids`` is used in messages if it is there.
+        collate: list of samples -> batch.
+        batch_size: samples per batch.
+        seed: of the order and of every augmentation, >= 0.
+        num_workers: worker processes; 0 makes the batches here. At most
+            ``BATCHES_AHEAD_PER_WORKER * num_workers`` batches are held ready.
+
+    Raises:
+        ValueError: when the data set is smaller than one batch.
+    """
+
+    def __init__(self, dataset, collate, batch_size, seed=0, num_workers=0):
+        self.batches_per_epoch = batches_per_epoch(len(dataset), batch_size)
+        self._job = (dataset, collate, seed)
+        self._batch_size = batch_size
+        self._num_workers = num_workers
+        self._pool = None
+
+    def stream(self, epoch=0, start_batch=0):
+        """Yield (epoch, position, batch) from a place on, epoch after epoch, without end.
+
+        Raises:
+            LoaderError: with the image and the traceback, when a sample fails or a worker dies.
+        """
+        dataset, collate, seed = self._job
+        plan = _plan(len(dataset), self._batch_size, seed, epoch, start_batch)
+        if self._num_workers < 1:
+            for epoch, position, indices in plan:
+                yield epoch, position, _make_batch(dataset, collate, seed, epoch, indices)
+        else:
+            yield from self._stream_from_workers(plan)
+
+    def _stream_from_workers(self, plan):
+        if self._pool is None:
+            self._pool = self._start_pool()
+        pending = collections.deque()
+        try:
+            while True:
+                room = BATCHES_AHEAD_PER_WORKER * self._num_workers - len(pending)
+                for epoch, position, indices in itertools.islice(plan, room):
+                    pending.append((epoch, position, self._pool.submit(_work, epoch, indices)))
+                epoch, position, future = pending.popleft()
+                batch, problem = future.result()
+                if problem is not None:
+                    raise LoaderError(problem)
+                yield epoch, position, batch
+        except BrokenProcessPool as error:
+            self._pool = None
+            raise LoaderError("a data worker died, most likely killed for lack of memory; "
+                              "lower --num_workers or --batch_size") from error
+        finally:
+            for _, _, future in pending:
+                future.cancel()
+
+    def _start_pool(self):
+        # Forked workers share the annotations in memory and start at once; elsewhere they get a copy.
+        methods = multiprocessing.get_all_start_methods()
+        context = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
+        return concurrent.futures.ProcessPoolExecutor(
+            self._num_workers, mp_context=context, initializer=_start_worker,
+            initargs=(*self._job, os.getpid()))
+
+    def close(self):
+        """Stop the workers; the loader can be used again afterwards."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+
+def iterate_batches(dataset, collate, batch_size, seed, epoch, start_batch=0, num_workers=0):
+    """Yield the batches of one epoch from ``start_batch`` on; arguments and errors as in BatchLoader."""
+    with BatchLoader(dataset, collate, batch_size, seed, num_workers) as loader:
+        left = loader.batches_per_epoch - start_batch
+        for _, _, batch in itertools.islice(loader.stream(epoch, start_batch), max(0, left)):
+            yield batch
