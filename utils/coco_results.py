@@ -1,0 +1,336 @@
+"""Detections in COCO results format and their score by pycocotools' COCOeval, the only metric used here.
+
+``CocoResults`` collects what the network found, image by image; ``evaluate_results`` compares it with the
+ground truth. train.py and eval.py both go through this file, so that their figures cannot differ.
+
+Shapes: D detections of one image, H W size of the original image. Boxes are pixels of the original image.
+"""
+
+import contextlib
+import io
+import json
+import os
+
+import numpy as np
+from pycocotools import mask as mask_utils
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+IOU_PERCENTS = tuple(range(50, 100, 5))
+# The original's own names for the two kinds of result, used in its table and in its log.
+ROW_NAMES = {"bbox": "box", "segm": "mask"}
+
+_MAX_ENCODE_BYTES = 1 << 26
+
+
+def encode_masks(masks):
+    """Compressed COCO RLE of every mask.
+
+    Args:
+        masks: bool or uint8 [D, H, W], nonzero is the object.
+
+    Returns:
+        list of D dicts {"size": [H, W], "counts": ASCII str}, ready for json.
+
+    Raises:
+        ValueError: masks is not three-dimensional.
+    """
+    masks = np.asarray(masks)
+    if masks.ndim != 3:
+        raise ValueError(f"masks must have the shape [D, H, W], not {list(masks.shape)}")
+    binary = masks.view(np.uint8) if masks.dtype == np.bool_ else (masks != 0).view(np.uint8)
+    # One call for an image of ordinary size; the copy of a hundred 12-megapixel masks is cut in pieces.
+    step = max(1, _MAX_ENCODE_BYTES // max(1, masks.shape[1] * masks.shape[2]))
+    encoded = []
+    for start in range(0, len(binary), step):
+        column_major = np.asfortranarray(binary[start:start + step].transpose(1, 2, 0))
+        encoded.extend(mask_utils.encode(column_major))
+    return [{"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+            for rle in encoded]
+
+
+class CocoResults:
+    """Detections of a whole run as COCO results, images in the order added, detections in the order given.
+
+    Follows the original's rules for its two JSON files: integer box as x, y, w, h; no detection whose integer
+    box has zero area in either of them; category ids through the label map; separate box and mask scores.
+
+    Attributes:
+        bbox: list of {"image_id", "category_id", "bbox": [x, y, w, h], "score"}.
+        segm: list of {"image_id", "category_id", "segmentation": RLE, "score"}, parallel to ``bbox`` when
+            every image was added with masks.
+        has_masks: False once detections were added with ``masks=None``.
+    """
+
+    def __init__(self, label_map):
+        """Args:
+            label_map: dict {category_id: label}, labels counted from 1 as in data/config.py.
+
+        Raises:
+            ValueError: two categories share a label, so that results could not be told apart.
+        """
+        self._category_of_class = {label - 1: category for category, label in label_map.items()}
+        if len(self._category_of_class) != len(label_map):
+            raise ValueError("label_map gives one label to several category ids; give each its own label")
+        self.bbox = []
+        self.segm = []
+        self.has_masks = True
+
+    def add(self, image_id, classes, boxes, box_scores, masks, mask_scores=None):
+        """Append the detections of one image; none at all is an ordinary case.
+
+        Args:
+            image_id: id of the image in the COCO file.
+            classes: int [D], from 0 without background.
+            boxes: int [D, 4] x1, y1, x2, y2 in pixels of the original image.
+            box_scores: float [D].
+            masks: bool [D, H, W], or a list of D RLE dicts as of ``encode_masks``, or None for a network
+                without masks.
+            mask_scores: float [D] of a network that re-scores its masks; None takes ``box_scores``.
+
+        Raises:
+            ValueError: arrays of different lengths, or a class that label_map does not know.
+        """
+        classes, boxes, box_scores = np.asarray(classes), np.asarray(boxes), np.asarray(box_scores)
+        mask_scores = box_scores if mask_scores is None else np.asarray(mask_scores)
+        lengths = [len(classes), len(boxes), len(box_scores), len(mask_scores)]
+        lengths += [] if masks is None else [len(masks)]
+        if len(set(lengths)) != 1:
+            raise ValueError("classes, boxes, box_scores, mask_scores, masks must be equally long; those of "
+                             f"image {image_id} have the lengths {lengths}")
+        if not len(classes):
+            return
+        if masks is None:
+            self.has_masks = False
+        elif not isinstance(masks, (list, tuple)):
+            masks = encode_masks(masks)
+        image_id = image_id.item() if isinstance(image_id, np.generic) else image_id
+        for index, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+            # A box that lies outside the image comes out of the clamp with x2 < x1: it has no area either.
+            if x2 <= x1 or y2 <= y1:
+                continue
+            common = {"image_id": image_id, "category_id": self._category_id(int(classes[index]))}
+            box = [round(float(value), 1) for value in (x1, y1, x2 - x1, y2 - y1)]
+            self.bbox.append({**common, "bbox": box, "score": float(box_scores[index])})
+            if masks is not None:
+                self.segm.append({**common, "segmentation": masks[index], "score": float(mask_scores[index])})
+
+    def write(self, bbox_file, mask_file=None):
+        """Write the two files atomically, making their folders; ``mask_file=None`` writes the boxes only."""
+        write_json(bbox_file, self.bbox)
+        if mask_file is not None:
+            write_json(mask_file, self.segm)
+
+    def _category_id(self, class_index):
+        try:
+            return self._category_of_class[class_index]
+        except KeyError:
+            raise ValueError(f"class {class_index} has no category id: dataset.label_map covers the classes "
+                             f"{sorted(self._category_of_class)}; give it one entry for every name in "
+                             "dataset.class_names") from None
+
+
+def coco_metrics(coco_gt, results, iou_type, image_ids):
+    """COCOeval of one kind of result, on the images that were really evaluated.
+
+    Neither the ground truth nor the results are changed: COCOeval writes into both, so it gets copies. Ground
+    truth counts whole, whatever its size; only an annotation that has no outline at all (fewer than three
+    corners) cannot take part in "segm", where COCOeval itself would fail.
+
+    Args:
+        coco_gt: pycocotools COCO with the ground truth; it may have no annotations at all.
+        results: list of COCO results; those of images outside ``image_ids`` are left out.
+        iou_type: "bbox" or "segm".
+        image_ids: ids of the evaluated images; those without annotations or without results count as in COCO.
+
+    Returns:
+        dict: the twelve METRIC_NAMES as fractions (-1 where there is no ground truth to measure), "per_iou"
+        (list of ten AP at IoU .50 to .95), "per_class" ({category name: AP}, classes with ground truth only),
+        "summary" (the twelve lines that COCOeval prints).
+
+    Raises:
+        ValueError: an image id that the ground truth does not have.
+    """
+    wanted = set(image_ids)
+    unknown = wanted.difference(coco_gt.imgs)
+    if unknown:
+        raise ValueError(f"{len(unknown)} evaluated image ids are not in the annotation file, for example "
+                         f"{sorted(unknown, key=str)[0]}; check dataset.valid_info")
+    # COCOeval adds keys to the dicts it is given.
+    chosen = [dict(result) for result in results if result["image_id"] in wanted]
+    with contextlib.redirect_stdout(io.StringIO()):
+        ground_truth = _private_ground_truth(coco_gt, wanted, iou_type)
+        detections = ground_truth.loadRes(chosen) if chosen else _coco_of(ground_truth.dataset, [])
+        evaluation = COCOeval(ground_truth, detections, iou_type)
+        evaluation.params.imgIds = sorted(wanted)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    summary = io.StringIO()
+    with contextlib.redirect_stdout(summary):
+        evaluation.summarize()
+
+    # [10 IoU, 101 recall, categories] for objects of every area and up to 100 detections per image
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    metrics = dict(zip(METRIC_NAMES, (float(value) for value in evaluation.stats)))
+    metrics["per_iou"] = [_mean_of_measured(at_iou) for at_iou in precision]
+    metrics["per_class"] = {
+        str(ground_truth.cats[category].get("name", category)): _mean_of_measured(precision[:, :, column])
+        for column, category in enumerate(evaluation.params.catIds) if (precision[:, :, column] > -1).any()}
+    metrics["summary"] = summary.getvalue()
+    return metrics
+
+
+def evaluate_results(coco_gt, results, image_ids, per_class=False):
+    """Score a run and put it into words.
+
+    Args:
+        coco_gt: pycocotools COCO with the ground truth.
+        results: CocoResults.
+        image_ids: ids of the images that were evaluated (a part of the data set with ``--max_images``).
+        per_class: append one line for every class that has ground truth.
+
+    Returns:
+        (metrics, text): metrics {"bbox": dict, "segm": dict} as of ``coco_metrics`` ("segm" is missing when
+        the network gave no masks), text the COCOeval tables and the original's compact table, ready to print.
+    """
+    kinds = [("bbox", results.bbox)] + ([("segm", results.segm)] if results.has_masks else [])
+    wanted, metrics, parts = set(image_ids), {}, []
+    if not any(coco_gt.imgToAnns.get(image_id) for image_id in wanted):
+        parts.append("None of the evaluated images has an annotation: there is nothing to measure (-1, -).")
+    for iou_type, found in kinds:
+        metrics[iou_type] = coco_metrics(coco_gt, found, iou_type, image_ids)
+        count = sum(result["image_id"] in wanted for result in found)
+        parts.append(f"COCO {ROW_NAMES[iou_type]} ({iou_type}), {len(wanted)} images, {count} detections:\n"
+                     + metrics[iou_type]["summary"])
+    parts.append(compact_table(metrics))
+    if per_class:
+        parts.append(_per_class_table(metrics))
+    return metrics, "\n".join(parts)
+
+
+def compact_table(metrics):
+    """The original's table (per cent at every IoU) with COCOeval's figures; ``-`` where there are none."""
+    head = ["all"] + [f".{percent}" for percent in IOU_PERCENTS]
+    line = "+".join(["-" * 7] * (len(head) + 1)) + "+"
+    rows = [" " * 7 + "|" + "|".join(f"  {name}  " for name in head) + "|", line]
+    for iou_type, values in metrics.items():
+        cells = "|".join(_percent_cell(value) for value in [values["AP"], *values["per_iou"]])
+        rows.append(f" {ROW_NAMES[iou_type]:>5s} |" + cells + "|")
+    return "\n" + "\n".join(rows + [line]) + "\n\n"
+
+
+def validation_figures(metrics):
+    """What a ``val`` line of the log holds, in the original's shape.
+
+    Returns:
+        {"box": {"all", "50", "55", ..., "95"}, "mask": {...}}, per cent rounded to 0.01; None where nothing
+        could be measured.
+    """
+    figures = {}
+    for iou_type, values in metrics.items():
+        names = ["all"] + [str(percent) for percent in IOU_PERCENTS]
+        figures[ROW_NAMES[iou_type]] = {
+            name: None if value < 0 else round(100 * value, 2)
+            for name, value in zip(names, [values["AP"], *values["per_iou"]])}
+    return figures
+
+
+def write_metrics(path, metrics):
+    """Write {"bbox": {twelve fractions}, "segm": {...}} as JSON, whatever else ``metrics`` carries."""
+    fractions = {kind: {name: values[name] for name in METRIC_NAMES} for kind, values in metrics.items()}
+    write_json(path, fractions, indent=2)
+
+
+def write_json(path, data, indent=None):
+    """Write JSON so that ``path`` holds either the old file or the whole new one; folders are made."""
+    folder = os.path.dirname(os.path.abspath(path))
+    os.makedirs(folder, exist_ok=True)
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(data, file, indent=indent, separators=(",", ":") if indent is None else None)
+            file.write("\n" if indent else "")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:  # Ctrl-C too leaves nothing half-written behind
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+
+
+def _private_ground_truth(coco_gt, wanted, iou_type):
+    """COCO object of copied annotations of the wanted images, completed by what COCOeval relies on."""
+    annotations = []
+    for image_id in sorted(wanted):
+        for original in coco_gt.imgToAnns.get(image_id, []):
+            annotation = _completed(original, coco_gt.imgs[image_id], iou_type)
+            if annotation is not None:
+                # COCOeval takes a match with id 0 for no match: files that count from 0 would lose an object.
+                annotation["id"] = len(annotations) + 1
+                annotations.append(annotation)
+    categories = coco_gt.dataset.get("categories")
+    if categories is None:
+        used = sorted({annotation["category_id"] for annotation in annotations})
+        categories = [{"id": category, "name": str(category)} for category in used]
+    images = [coco_gt.imgs[image_id] for image_id in sorted(wanted)]
+    return _coco_of({"images": images, "categories": categories}, annotations)
+
+
+def _completed(original, image, iou_type):
+    """Copy of an annotation with iscrowd, bbox and area; None if it has nothing of this kind to compare."""
+    annotation = dict(original)
+    annotation.setdefault("iscrowd", 0)
+    outline = annotation.get("segmentation")
+    if isinstance(outline, list):
+        # Fewer than three corners enclose nothing, and pycocotools reads four numbers as a box.
+        outline = [polygon for polygon in outline if len(polygon) >= 6]
+    if outline and (iou_type == "segm" or "bbox" not in annotation or "area" not in annotation):
+        rle = _rle(outline, image["height"], image["width"])
+        annotation["segmentation"] = rle
+        annotation.setdefault("bbox", [float(value) for value in mask_utils.toBbox(rle)])
+        annotation.setdefault("area", float(mask_utils.area(rle)))
+    if not (outline if iou_type == "segm" else annotation.get("bbox")):
+        return None
+    if "area" not in annotation:
+        annotation["area"] = float(annotation["bbox"][2] * annotation["bbox"][3])
+    return annotation
+
+
+def _rle(outline, height, width):
+    """Compressed RLE of a COCO segmentation: polygons, uncompressed or compressed RLE."""
+    if isinstance(outline, list):
+        return mask_utils.merge(mask_utils.frPyObjects(outline, height, width))
+    if isinstance(outline["counts"], list):
+        return mask_utils.frPyObjects(outline, height, width)
+    return outline
+
+
+def _coco_of(dataset, annotations):
+    """COCO object over the images and categories of ``dataset``; prints, as pycocotools does."""
+    coco = COCO()
+    coco.dataset = {"info": {}, "images": dataset["images"], "categories": dataset["categories"],
+                    "annotations": annotations}
+    coco.createIndex()
+    return coco
+
+
+def _mean_of_measured(values):
+    """Mean of COCOeval's figures without its -1 for "no ground truth"; -1.0 if nothing is left."""
+    measured = values[values > -1]
+    return float(measured.mean()) if measured.size else -1.0
+
+
+def _percent_cell(value):
+    return "   -   " if value < 0 else f"{100 * value:6.2f} "
+
+
+def _per_class_table(metrics):
+    """One line per class: name and AP in per cent for boxes and masks."""
+    names = list(dict.fromkeys(name for values in metrics.values() for name in values["per_class"]))
+    width = max([len(name) for name in names] + [5])
+    rows = ["class".ljust(width) + " |" + "|".join(f" {ROW_NAMES[kind]:>5s} " for kind in metrics) + "|"]
+    rows += [name.ljust(width) + " |" + "|".join(_percent_cell(values["per_class"].get(name, -1.0))
+                                                 for values in metrics.values()) + "|" for name in names]
+    return "\n".join(rows) + "\n"
