@@ -1,7 +1,7 @@
 """Backbones: ResNet-50/101 (He et al. 2016) and DarkNet-53 (Redmon & Farhadi 2018), as feature extractors.
 
-Each has `layers`, one entry a stage, and `channels`, the width of each stage's output; `forward` returns the list of all
-stages' outputs. Parameter names are the original's, so ImageNet weights convert by a table.
+Each has `layers`, one entry a stage, and `channels`, the width of each stage's output; `forward` returns the list
+of all stages' outputs. Parameter names are the original's, so ImageNet weights convert by a table.
 """
 import paddle.nn.functional as F
 from paddle import nn

@@ -84,7 +84,7 @@ class Yolact(nn.Layer):
             mask    [B, P, K]  mask coefficients after tanh,
             priors  [P, 4]     centre form,
             proto   [B, h, w, K] prototypes after ReLU; absent when cfg.eval_mask_branch is off,
-            segm    [B, C - 1, h, w] semantic segmentation logits; in training only (Sec. 4, "Semantic Segmentation Loss").
+            segm    [B, C - 1, h, w] semantic segmentation logits; in training only (Sec. 5).
         """
         features = self.backbone(images)
         pyramid = self.fpn([features[i] for i in self.selected_layers])
@@ -112,7 +112,7 @@ class Yolact(nn.Layer):
         return self.prior_cache[key]
 
     def freeze_bn(self):
-        """Freeze every batch norm: statistics fixed, scale and shift untrained (small batches; Sec. 4 and the original).
+        """Freeze every batch norm: statistics fixed, scale and shift untrained (as the original for small batches).
 
         Stays in force over later calls of `train()`.
         """

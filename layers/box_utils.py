@@ -1,7 +1,7 @@
 """Box geometry: corner and centre forms, IoU, SSD offsets, and cropping masks to boxes.
 
-`boxes_xyxy` are (x1, y1, x2, y2), `boxes_cxcywh` are (centre x, centre y, width, height); both relative 0..1 unless said
-otherwise. Shapes: N and M boxes, P priors, D detections, H W a mask's size.
+`boxes_xyxy` are (x1, y1, x2, y2), `boxes_cxcywh` are (centre x, centre y, width, height); both relative 0..1
+unless said otherwise. Shapes: N and M boxes, P priors, D detections, H W a mask's size.
 """
 import paddle
 
@@ -51,7 +51,7 @@ def jaccard(boxes_a, boxes_b, iscrowd=False):
 
 
 def encode(boxes_xyxy, priors):
-    """Offsets that turn priors into boxes (SSD's encoding, YOLACT Sec. 3).
+    """Offsets that turn priors into boxes (SSD's encoding).
 
     Args:
         boxes_xyxy: [P, 4], the box each prior is matched with. priors: [P, 4] in centre form.
@@ -90,7 +90,7 @@ def sanitize_coordinates(x1, x2, size, padding=0):
 
 
 def crop(masks, boxes_xyxy, padding=1):
-    """Zero everything outside the boxes (Sec. 3.1, "Mask Assembly": crop with the box).
+    """Zero everything outside the boxes (Sec. 3.3, "Cropping Masks").
 
     Args:
         masks: [H, W, D]. boxes_xyxy: [D, 4] relative. padding: extra pixels on every side, the original's 1.

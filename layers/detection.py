@@ -1,4 +1,4 @@
-"""From network outputs to detections: score threshold, then Fast NMS (Sec. 3.2), cross-class Fast NMS or traditional NMS."""
+"""From network outputs to detections: score threshold, then fast (Sec. 5), cross-class or traditional NMS."""
 import numpy as np
 import paddle
 import paddle.nn.functional as F
@@ -37,8 +37,9 @@ class Detect:
             out: what `Yolact.forward` returns.
 
         Returns:
-            list of B dicts, sorted by score: box [D, 4] corner form relative, class [D] int64 0-based without background,
-            score [D], mask [D, K] coefficients, and proto [h, w, K] if the network has a mask branch. D may be 0.
+            list of B dicts, sorted by score: box [D, 4] corner form relative, class [D] int64 0-based without
+            background, score [D], mask [D, K] coefficients, and proto [h, w, K] if the network has a mask branch.
+            D may be 0.
         """
         scores = F.softmax(out["conf"], axis=-1)
         boxes = decode(out["loc"], out["priors"])
@@ -68,7 +69,7 @@ class Detect:
         return {"box": boxes.index_select(index), "class": classes, "score": scores, "mask": coeffs.index_select(index)}
 
     def fast_nms(self, boxes, scores):
-        """Fast NMS (Sec. 3.2): a box goes if any higher-scored box of its class overlaps it, even one that went itself.
+        """Fast NMS (Sec. 5): a box goes if any higher-scored box of its class overlaps it, even one that went itself.
 
         There is no second score threshold, as in the original: every class contributes, so that AP has its tail.
 
@@ -97,8 +98,9 @@ class Detect:
     def traditional_nms(self, boxes, scores):
         """Sequential NMS of every class, in pixels of the network's input. Arguments and results as `fast_nms`.
 
-        The original counts pixels inclusively (areas are (x2 - x1 + 1) * (y2 - y1 + 1)) and suppresses at IoU >= threshold;
-        shifting the far corner by one pixel and the threshold by one float gives the same from Paddle's operator.
+        The original counts pixels inclusively (areas are (x2 - x1 + 1) * (y2 - y1 + 1)) and suppresses at IoU >=
+        threshold; shifting the far corner by one pixel and the threshold by one float gives the same from Paddle's
+        operator.
         """
         pixels = boxes * self.max_size + paddle.to_tensor([0.0, 0.0, 1.0, 1.0], dtype=boxes.dtype)
         threshold = float(np.nextafter(np.float32(self.nms_thresh), np.float32(0)))

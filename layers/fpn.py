@@ -1,4 +1,4 @@
-"""Feature pyramid (Lin et al. 2017) with the changes of YOLACT Sec. 4: no P2, and P6, P7 from P5 by strided convolutions."""
+"""Feature pyramid (Lin et al. 2017) as in YOLACT Sec. 4: without P2, with P6 and P7 made from P5."""
 import paddle.nn.functional as F
 from paddle import nn
 
@@ -13,8 +13,8 @@ class FPN(nn.Layer):
         use_conv_downsample: by a stride-2 convolution; otherwise every second cell is taken.
         pad: pad the 3x3 convolutions by 1.
         interpolation_mode: of the top-down path.
-        relu_pred_layers, relu_downsample_layers: ReLU after the output / added levels' convolutions. The shipped configs
-            have none on the added levels.
+        relu_pred_layers, relu_downsample_layers: ReLU after the output / added levels' convolutions. The shipped
+            configs have none on the added levels.
 
     `lat_layers` and `pred_layers` are stored deepest first, the original's order in its state dict.
     """

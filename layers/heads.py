@@ -1,4 +1,4 @@
-"""The prediction head: class scores, box offsets and mask coefficients for every prior of a level (Sec. 3.1, Fig. 4)."""
+"""The prediction head: class, box offsets and mask coefficients of every prior of a level (Sec. 3.2, Fig. 4)."""
 from paddle import nn
 
 from layers.protonet import make_net
@@ -31,7 +31,7 @@ class PredictionModule(nn.Layer):
         self.mask_layer = nn.Conv2D(in_channels, num_priors * mask_dim, **head_layer_params)
 
     def forward(self, x):
-        """x: [B, in_channels, H, W] -> loc [B, p, 4], conf logits [B, p, C], coeffs [B, p, K] with p = H * W * priors."""
+        """x [B, in_channels, H, W] -> loc [B, p, 4], conf logits [B, p, C], coeffs [B, p, K]; p = H * W * priors."""
         x = self.upfeature(x)
         loc = flatten_cells(self.bbox_layer(x), 4)
         conf = flatten_cells(self.conf_layer(x), self.num_classes)

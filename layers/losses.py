@@ -1,4 +1,4 @@
-"""The terms of YOLACT's loss (Sec. 3.1 and 4), one pure function each, summed over a batch and not yet normalised."""
+"""The terms of YOLACT's loss (Sec. 3.3 and 5), one pure function each, summed over a batch and not yet normalised."""
 import paddle
 import paddle.nn.functional as F
 
@@ -44,17 +44,17 @@ def ohem_conf_loss(conf, conf_target, negpos_ratio):
 
 
 def downsample_masks(masks, height, width):
-    """Ground-truth masks at a feature map's size: bilinear, then binary again. [N, H, W] -> float32 [N, height, width]."""
+    """Ground-truth masks at a feature map's size: bilinear, then binary. [N, H, W] -> float32 [N, height, width]."""
     masks = F.interpolate(masks.astype("float32").unsqueeze(0), size=[height, width], mode="bilinear",
                           align_corners=False)
     return (masks.squeeze(0) > 0.5).astype("float32")
 
 
 def lincomb_mask_loss(proto, coeffs, gt_boxes, gt_masks, gt_index, masks_to_train, crop_masks):
-    """M of one picture: pixel-wise binary cross entropy of the assembled masks (Sec. 3.1, "Loss Functions").
+    """M of one picture: pixel-wise binary cross entropy of the assembled masks (Sec. 3.3, "Losses").
 
-    The prediction is cropped to its ground-truth box, the ground truth is not; each mask's sum is divided by the area of
-    its ground-truth box, so that small objects count as much as large ones (Sec. 3.1, "Cropping Masks").
+    The prediction is cropped to its ground-truth box, the ground truth is not; each mask's sum is divided by the
+    area of its ground-truth box, so that small objects count as much as large ones (Sec. 3.3, "Cropping Masks").
 
     Args:
         proto: [h, w, K]. coeffs: [n, K] of the picture's positive priors.
@@ -80,7 +80,7 @@ def lincomb_mask_loss(proto, coeffs, gt_boxes, gt_masks, gt_index, masks_to_trai
 
 
 def semantic_segmentation_loss(segm, gt_masks, labels):
-    """S of one picture: per-class binary cross entropy against the union of each class's masks (Sec. 4).
+    """S of one picture: per-class binary cross entropy against the union of each class's masks (Sec. 5).
 
     Args:
         segm: [C - 1, h, w] logits. gt_masks: float32 [N, h, w], 0 or 1. labels: int64 [N], 0-based.

@@ -11,9 +11,9 @@ BACKGROUND = 0
 def match(boxes, labels, crowd_boxes, priors, positive_iou, negative_iou, crowd_iou):
     """Match the priors with the objects of one picture.
 
-    A prior takes the object it overlaps most. IoU under `positive_iou` makes it neutral, under `negative_iou` background.
-    Then every object gets a prior of its own, the one it overlaps most, however little. Background and neutral priors that
-    lie by more than `crowd_iou` of their own area in a crowd region are neutral.
+    A prior takes the object it overlaps most. IoU under `positive_iou` makes it neutral, under `negative_iou`
+    background. Then every object gets a prior of its own, the one it overlaps most, however little. Background and
+    neutral priors that lie by more than `crowd_iou` of their own area in a crowd region are neutral.
 
     Args:
         boxes: float32 [N, 4] objects, corner form; N may be 0 (then nothing is positive). labels: int64 [N], 0-based.
@@ -22,8 +22,8 @@ def match(boxes, labels, crowd_boxes, priors, positive_iou, negative_iou, crowd_
         positive_iou, negative_iou, crowd_iou: thresholds.
 
     Returns:
-        (loc [P, 4] encoded offsets to the matched object, conf int64 [P] with 0 background, -1 neutral, otherwise label + 1,
-        index int64 [P] of the matched object). loc and index mean something for positives only.
+        (loc [P, 4] encoded offsets to the matched object, conf int64 [P] with 0 background, -1 neutral, otherwise
+        label + 1, index int64 [P] of the matched object). loc and index mean something for positives only.
     """
     prior_boxes = point_form(priors)
     if boxes.shape[0]:

@@ -1,16 +1,15 @@
-"""The training criterion: match every picture, call the loss terms, normalise (Sec. 3.1 and 4)."""
+"""The training criterion: match every picture, call the loss terms, normalise (Sec. 3.3 and 5)."""
 import paddle
 
-from layers.losses import (box_loss, downsample_masks, lincomb_mask_loss, ohem_conf_loss,
-                           semantic_segmentation_loss)
+from layers.losses import box_loss, downsample_masks, lincomb_mask_loss, ohem_conf_loss, semantic_segmentation_loss
 from layers.matching import match
 
 
 class MultiBoxLoss:
     """B, M, C and S as the original weighs and normalises them.
 
-    B, M and C are divided by the batch's number of positive priors, S by the batch size. Without a positive prior B, M and C
-    are 0 (the original divides by zero).
+    B, M and C are divided by the batch's number of positive priors, S by the batch size. Without a positive prior
+    B, M and C are 0 (the original divides by zero).
 
     Args:
         cfg: the network's configuration, read at construction only.

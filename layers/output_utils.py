@@ -1,10 +1,10 @@
-"""From detections to masks and pixel boxes of the original picture (Sec. 3.1, "Mask Assembly")."""
+"""From detections to masks and pixel boxes of the original picture (Sec. 3.3)."""
 import paddle
 import paddle.nn.functional as F
 
 from layers.box_utils import crop, sanitize_coordinates
 
-# Floats of upsampled masks alive at once: 32 Mi of them are 128 MiB, whatever the picture's size and number of detections.
+# Upsampled floats alive at once, whatever the picture's size and the number of detections: 128 MiB.
 MAX_UPSAMPLED = 1 << 25
 
 
@@ -37,11 +37,12 @@ def postprocess(detection, width, height, score_threshold=0.0, crop_masks=True):
         detection: one dict of `Detect`.
         width, height: of the original picture, in pixels.
         score_threshold: only detections scored above it are kept; 0 keeps all.
-        crop_masks: cut masks to their boxes, at prototype resolution (so a mask may spill a little over its integer box).
+        crop_masks: cut masks to their boxes, at prototype resolution (so a mask may spill a little over its
+            integer box).
 
     Returns:
-        (classes int64 [D], scores float32 [D], boxes int64 [D, 4] pixels, masks bool [D, height, width] or None without a
-        mask branch). Boxes are clamped to the picture, then truncated, as the original.
+        (classes int64 [D], scores float32 [D], boxes int64 [D, 4] pixels, masks bool [D, height, width] or None
+        without a mask branch). Boxes are clamped to the picture, then truncated, as the original.
     """
     classes, scores, boxes, coeffs = (detection[k] for k in ("class", "score", "box", "mask"))
     if score_threshold > 0 and scores.shape[0] > 0:
