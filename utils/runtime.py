@@ -1,7 +1,7 @@
 """The process a command runs in: CPU threads, device, seed, memory, atomic files.
 
-Imported before anything else that imports ``paddle`` (as train.py and eval.py do), this module also silences
-Paddle's import warning about ccache, which concerns only people who compile their own operators.
+Import it before anything else that imports ``paddle``, as train.py and eval.py do: it sets what Paddle's MKL reads
+when it is loaded, and silences Paddle's warning about ccache, which concerns only who compiles operators.
 """
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ import warnings
 import numpy as np
 
 
-
 def _is_amd(cpuinfo="/proc/cpuinfo"):
     try:
         with open(cpuinfo) as file:
@@ -26,8 +25,8 @@ def _is_amd(cpuinfo="/proc/cpuinfo"):
         return False
 
 
-# The MKL inside Paddle's wheel takes its slowest path on processors that are not Intel's. Told to take the AVX2 path, which it
-# reads when it is loaded, it multiplies matrices about three times as fast on AMD's (EPYC, 2 cores: 49 -> 162 GFLOP/s).
+# The MKL inside Paddle's wheel takes its slowest path on processors that are not Intel's. Told to take the one for
+# AVX2 it multiplies matrices three times as fast on AMD's (measured on 2 cores of an EPYC: 49 -> 162 GFLOP/s).
 if _is_amd():
     os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
 
