@@ -67,14 +67,15 @@ demo-data: venv
 # The weights and the log of an earlier demo go first: `latest` must be the network of this run.
 demo-train: demo-data
 	@rm -rf $(DEMO)
-	$(PY) train.py --config=yolact_demo_config --cuda=$(CUDA) \
+	$(PY) train.py --config=yolact_demo_config --cuda=$(CUDA) --num_workers=1 --validation_epoch=-1 \
 	  --save_folder=$(DEMO)/weights/ --log_folder=$(DEMO)/logs/
-	$(PY) eval.py --config=yolact_demo_config --cuda=$(CUDA) \
+	$(PY) eval.py --config=yolact_demo_config --cuda=$(CUDA) --output_coco_json --comparison \
 	  --trained_model=latest --save_folder=$(DEMO)/weights/ --output_folder=$(DEMO)
 	$(PY) tools/plot_log.py $(DEMO)/logs/yolact_demo.log --out $(DEMO)/losses.png
 
 demo-shipped: demo-train
-	$(PY) eval.py --trained_model=weights/yolact_demo.safetensors --cuda=$(CUDA) --output_folder=$(DEMO)/shipped
+	$(PY) eval.py --trained_model=weights/yolact_demo.safetensors --cuda=$(CUDA) --output_coco_json --comparison \
+	  --output_folder=$(DEMO)/shipped
 
 # --- checks -------------------------------------------------------------------------------------------------
 

@@ -151,9 +151,9 @@ darknet53_backbone = resnet101_backbone.copy({
 })
 
 demo_backbone = resnet50_backbone.copy({
-    "name": "ResNet11 slim",
+    "name": "ResNet17 slim",
     "path": None,
-    "args": ([1, 1, 1], 32),
+    "args": ([1, 2, 2], 32),
     "selected_layers": [1, 2],
     "pred_scales": [[18], [32], [54]],
     "pred_aspect_ratios": [[[1, 0.5, 2]]] * 3,
@@ -271,9 +271,12 @@ yolact_demo_config = yolact_base_config.copy({
     "max_size": 96,
     "max_iter": 1500,
     "optimizer": "adamw",
-    "lr": 2e-3,
+    "lr": 4e-3,
     "lr_schedule": "cosine",
     "lr_warmup_until": 100,
+    "conf_alpha": 2.0,  # telling the shapes apart is the hard part, and the dense loss teaches it fastest
+    "semantic_segmentation_alpha": 8.0,
+    "mask_alpha": 12.25,
     "augment_photometric_distort": False,
     "augment_expand": False,
     "augment_random_sample_crop": False,

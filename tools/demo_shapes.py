@@ -18,9 +18,9 @@ SPLITS = ("train", "val")
 
 EMPTY_SHARE = 0.04  # images without any object
 CROWD_SHARE = 0.055  # images with a crowd region (a few lose it to the objects on top)
-COUNT_SHARES = (0.22, 0.28, 0.24, 0.15, 0.11)  # 1..5 objects
+COUNT_SHARES = (0.24, 0.30, 0.25, 0.13, 0.08)  # 1..5 objects
 PAIR_SHARE = 0.35  # chance that an object is put against an earlier one of its own class
-EXTENT_RANGE = (0.18, 0.60)  # diameter of a circle; squares and triangles of about the same area
+EXTENT_RANGE = (0.22, 0.65)  # diameter of a circle; squares and triangles of about the same area
 MIN_VISIBLE = 0.35  # an object of which less can be seen is left out, and not drawn
 MIN_VISIBLE_SHARE = 0.006  # nor one that covers less of the image than this
 MIN_CROWD_VISIBLE = 0.5
@@ -249,7 +249,7 @@ def draw_scene(seed: int, split: str, index: int, size: int = 96) -> Scene:
     members = _place_crowd(rng, shapes) if has_crowd else []
 
     taken = [_random_colour(rng, [])]
-    image = _textured(rng, taken[0], 0.5, (size, size), size) * cv2.merge([_light(rng, size)] * 3)
+    image = _textured(rng, taken[0], 0.4, (size, size), size) * cv2.merge([_light(rng, size)] * 3)
     covers = [_cover(shape, size) for shape in shapes]
     kept, masks, occupied = _keep_visible(shapes, covers, size)
     instances = [Instance(shapes[k].label, mask) for k, mask in zip(kept, masks)]
@@ -263,7 +263,7 @@ def draw_scene(seed: int, split: str, index: int, size: int = 96) -> Scene:
                 _paint(image, cover, _random_colour(rng, taken), 0.2)
     for k in kept:
         taken.append(_random_colour(rng, taken))
-        surface = _textured(rng, taken[-1], 0.7, covers[k].fill.shape, size)
+        surface = _textured(rng, taken[-1], 0.45, covers[k].fill.shape, size)
         _paint(image, covers[k], surface, rng.uniform(0.3, 0.6))
 
     noise = np.frombuffer(rng.bytes(image.size), np.uint8).reshape(image.shape)
