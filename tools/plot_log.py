@@ -177,7 +177,7 @@ def _draw_term(axes, log, term, color, name):
 def _draw_lr(axes, log, _, color, name):
     step = max(1, len(log["iter"]) // _MAX_POINTS)
     axes.plot(log["iter"][::step], log["lr"][::step], color=color, linewidth=1.7, label=name)
-    axes.set_ylim(bottom=0)
+    _show_from_zero(axes)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
 
 
@@ -187,7 +187,13 @@ def _draw_val(axes, log, _, color, name):
         if points:
             axes.plot(*zip(*points), line, color=color, linewidth=1.5, marker="o", markersize=3.5,
                       label=f"{name}, {kind}" if name else kind)
-    axes.set_ylim(bottom=0)
+    _show_from_zero(axes)
+
+
+def _show_from_zero(axes):
+    """The y axis from 0 to a little above the highest line of all runs drawn so far."""
+    heights = [np.max(line.get_ydata()) for line in axes.lines if len(line.get_ydata())]
+    axes.set_ylim(0, 1.08 * max(heights, default=0.0) or 1.0)
 
 
 def _style(axes, title, last_iteration):
