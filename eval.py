@@ -8,104 +8,126 @@
 import argparse
 import logging
 import os
-import random
 import sys
 import time
 
-from utils.runtime import UserError, select_device, seed_everything, set_threads, str2bool  # before paddle
+# Before paddle: this sets what paddle reads at its import.
+from utils.runtime import UserError, seed_everything, select_device, set_threads, set_up_messages, str2bool
 
+# isort: split
 import numpy as np
 import paddle
 from tqdm import tqdm
 
-from data.coco import COCODetection
+from data.coco import COCODetection, image_order
 from data.config import COLORS, MEANS, STD, ConfigError, apply_overrides, cfg, set_cfg, set_dataset
 from data.images import DatasetError, read_image
 from layers.output_utils import postprocess
 from utils.augmentations import base_transform, build_augmentation
-from utils.checkpoint import find, parse_name
+from utils.checkpoint import check_writable, find, name_of_config, network_differences
 from utils.coco_results import CocoResults, evaluate_results, write_metrics
+from utils.pictures import folder_of_pictures, one_picture
 from utils.visualize import comparison_page, draw_detections, write_image
 from utils.weights import load_weights, read_weights, saved_config
 from yolact import Yolact, build_detect
 
 USER_ERRORS = (UserError, ConfigError, DatasetError, OSError)
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 PAGE_PICTURES = 12
 DEMO_TOP_K, DEMO_SCORE_THRESHOLD = 15, 0.15
+BENCHMARK_IMAGES = 20
+
+
+def seed_number(text):
+    """argparse type of --seed: what every generator takes."""
+    if not (text.isdigit() and int(text) < 2 ** 32):
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed; write an integer from 0 to 4294967295")
+    return int(text)
 
 
 def parse_args(argv=None):
     """The command line as a namespace; exits with a message on a wrong one."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     add = parser.add_argument
     add("--trained_model", default="latest",
-        help="weights: .pdparams, .npz or .safetensors; 'latest' or 'interrupt' take the newest checkpoint of --config in "
-             "--save_folder (default: %(default)s)")
-    add("--config", help="name of a config in data/config.py; default: the one saved with the weights, else the one their "
-                         "file name begins with")
-    add("--dataset", help="name of a data set in data/config.py that replaces the config's")
+        help="weights: .pdparams, .npz or .safetensors; 'latest' or 'interrupt': the newest checkpoint of "
+             "--config in --save_folder (default: %(default)s)")
+    add("--config", help="a config of data/config.py (default: the one saved with the weights, else the one "
+                         "that their file is named after)")
+    add("--dataset", help="a data set of data/config.py that replaces the config's")
     add("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
         help="change config keys, nested with dots: -o nms_thresh=0.4 dataset.valid_info=val.json")
-    add("--save_folder", default="weights/", help="where 'latest' and 'interrupt' are looked up (default: %(default)s)")
+    add("--save_folder", default="weights/", help="of 'latest' and 'interrupt' (default: %(default)s)")
     add("--cuda", type=str2bool, default=True, help="use a GPU if there is one (default: %(default)s)")
-    add("--seed", type=int, help="seed for --shuffle")
+    add("--seed", type=seed_number, help="seed for --shuffle")
+    add("--no_bar", action="store_true", help="no progress bar")
+    _add_dataset_options(parser.add_argument_group("evaluation of a data set").add_argument)
+    _add_detection_options(parser.add_argument_group("detection").add_argument)
+    _add_picture_options(parser.add_argument_group("pictures"))
+    return parser.parse_args(argv)
 
-    data = parser.add_argument_group("evaluation of a data set")
-    add = data.add_argument
-    add("--output_coco_json", action="store_true", help="write detections as COCO result files, ready for the test server")
+
+def _add_dataset_options(add):
+    add("--output_coco_json", action="store_true", help="write detections as COCO result files")
     add("--output_folder", default="results", help="folder of all results (default: %(default)s)")
     add("--bbox_det_file", help="COCO box results (default: bbox_detections.json in --output_folder)")
     add("--mask_det_file", help="COCO mask results (default: mask_detections.json in --output_folder)")
     add("--comparison", action="store_true",
         help=f"draw the first {PAGE_PICTURES} images beside their ground truth into predictions.png")
-    add("--max_images", type=int, default=-1, help="evaluate at most so many images; -1 all (default: %(default)s)")
+    add("--max_images", type=int, default=-1, help="so many images at most; -1 all (default: %(default)s)")
     add("--shuffle", action="store_true", help="take the images in random order")
-    add("--no_sort", action="store_true", help="take the images in the file's order, not in that of their ids' hashes")
-    add("--benchmark", action="store_true", help="time the stages on the data set; write nothing")
-    add("--no_bar", action="store_true", help="no progress bar")
+    add("--no_sort", action="store_true", help="take the images in the file's order, not by a hash")
+    add("--benchmark", action="store_true",
+        help=f"time the stages on --max_images images (default: {BENCHMARK_IMAGES}); write nothing")
 
-    detection = parser.add_argument_group("detection")
-    add = detection.add_argument
-    add("--fast_nms", type=str2bool, default=True, help="Fast NMS; False: traditional NMS (default: %(default)s)")
-    add("--cross_class_nms", type=str2bool, default=False, help="suppress across classes (default: %(default)s)")
+
+def _add_detection_options(add):
+    add("--fast_nms", type=str2bool, default=True, help="False: traditional NMS (default: %(default)s)")
+    add("--cross_class_nms", type=str2bool, default=False, help="NMS across classes (default: %(default)s)")
     add("--detect", action="store_true", help="boxes only, without the mask branch")
     add("--no_crop", dest="crop", action="store_false", help="do not cut masks to their boxes")
     add("--score_threshold", type=float,
         help=f"drop detections scored at or below (default: 0, for pictures {DEMO_SCORE_THRESHOLD})")
-    add("--top_k", type=int, help=f"keep at most so many detections an image (default: all, for pictures {DEMO_TOP_K})")
+    add("--top_k", type=int,
+        help=f"keep at most so many detections an image (default: all, for pictures {DEMO_TOP_K})")
 
-    pictures = parser.add_argument_group("pictures")
-    add = pictures.add_argument
-    add("--image", metavar="IN[:OUT]", help="detect in one picture; OUT defaults to a file in --output_folder")
-    add("--images", metavar="IN:OUT", help="detect in all pictures of a folder")
+
+def _add_picture_options(group):
+    which = group.add_mutually_exclusive_group()
+    which.add_argument("--image", metavar="IN[:OUT]", help="one picture (OUT: else in --output_folder)")
+    which.add_argument("--images", metavar="IN:OUT", help="all pictures of a folder")
     for part in ("masks", "bboxes", "text", "scores"):
-        add(f"--display_{part}", type=str2bool, default=True, help=f"draw {part} (default: %(default)s)")
-    return parser.parse_args(argv)
+        group.add_argument(f"--display_{part}", type=str2bool, default=True,
+                           help=f"draw {part} (default: %(default)s)")
 
 
 def configure(args):
-    """Fill the global cfg: config (named, saved with the weights, or from the file name), then --dataset, then -o.
+    """Fill the global cfg: the config (named, saved with the weights, in their name), --dataset, then -o.
 
     Returns the path of the weights.
     """
     path = args.trained_model
-    if path in ("latest", "interrupt"):
-        if args.config is None:
-            raise UserError(f"--trained_model={path} needs --config, to know whose checkpoint it is")
-        set_cfg(args.config)
-        path = find(args.save_folder, path, cfg.name)
-    saved = saved_config(path)
     if args.config is not None:
         set_cfg(args.config)
-    elif saved is not None:
-        set_cfg(saved)
-    else:
-        name = parse_name(path)
-        set_cfg(name.config if name else os.path.splitext(os.path.basename(path))[0])
+    if path in ("latest", "interrupt"):
+        if args.config is None:
+            raise UserError(f"--trained_model={path} needs --config, to know whose it is; or name a file")
+        path = find(args.save_folder, path, cfg.name)
+    elif not os.path.isfile(path):
+        raise UserError(f"there is no file {path}; correct --trained_model")
+    saved = saved_config(path)
+    if args.config is None:
+        try:
+            set_cfg(saved or name_of_config(path))
+        except ConfigError as error:
+            source = "saved with" if saved else "in the name of"
+            raise UserError(f"the config {source} {path} cannot be used: {error}; pass --config") from error
     if args.dataset is not None:
         set_dataset(args.dataset)
     apply_overrides(args.override)
+    if args.config is not None and saved is not None:
+        for key, theirs, ours in network_differences(saved, cfg.to_dict()):
+            logging.warning("%s was trained with %s=%s, and now it is %s", path, key, theirs, ours)
     if args.detect:
         cfg.eval_mask_branch = False
     return path
@@ -131,12 +153,13 @@ class Predictor:
 
     Args:
         net: Yolact in evaluation mode. config: its configuration.
-        use_fast_nms, cross_class_nms, crop, score_threshold, top_k: as the options of eval.py; top_k None keeps all.
+        use_fast_nms, cross_class_nms, crop, score_threshold, top_k: as the options; top_k None keeps all.
     """
 
     STAGES = ("transform", "network", "detection", "masks")
 
-    def __init__(self, net, config, use_fast_nms=True, cross_class_nms=False, crop=True, score_threshold=0.0, top_k=None):
+    def __init__(self, net, config, use_fast_nms=True, cross_class_nms=False, crop=True, score_threshold=0.0,
+                 top_k=None):
         self.net = net
         self.max_size, self.transform = config.max_size, config.backbone.transform
         self.detect = build_detect(config, use_fast_nms, cross_class_nms)
@@ -147,7 +170,7 @@ class Predictor:
 
     @paddle.no_grad()
     def __call__(self, image_bgr):
-        """image_bgr: uint8 [H, W, 3] -> (classes, scores, boxes, masks) ndarrays as of `postprocess`, best first."""
+        """image_bgr: uint8 [H, W, 3] -> (classes, scores, boxes, masks): ndarrays as of `postprocess`."""
         height, width = image_bgr.shape[:2]
         clock = [time.perf_counter()]
         image = base_transform(image_bgr, self.max_size, self.transform, MEANS, STD)
@@ -166,24 +189,6 @@ class Predictor:
         return found
 
 
-def image_order(ids, shuffle=False, no_sort=False):
-    """Positions of the images in the order of evaluation: by a hash of the id, so that --max_images takes a mixture.
-
-    The hash is the original's, so that the same images are taken.
-    """
-    def mixed(image_id):
-        for _ in range(2):
-            image_id = ((image_id >> 16) ^ image_id) * 0x045D9F3B & 0xFFFFFFFF
-        return (image_id >> 16) ^ image_id
-
-    order = list(range(len(ids)))
-    if shuffle:
-        random.shuffle(order)
-    elif not no_sort and all(isinstance(image_id, int) for image_id in ids):
-        order.sort(key=lambda i: mixed(ids[i]))
-    return order
-
-
 def evaluate(predictor, dataset, order, bar=True, keep=0):
     """Detect in images of a data set.
 
@@ -192,20 +197,20 @@ def evaluate(predictor, dataset, order, bar=True, keep=0):
         bar: show a progress bar. keep: keep so many images with their detections, for a page of pictures.
 
     Returns:
-        (CocoResults, ids of the images, list of at most `keep` (position, detections)). An image that cannot be read
-        costs a warning; its objects count as missed.
+        (CocoResults, ids of the images, list of at most `keep` (position, detections)). An image that cannot
+        be read costs a warning; its objects count as missed.
     """
     results = CocoResults(dataset.label_map)
     kept = []
     for position in tqdm(order, desc="Evaluating", unit="image", disable=not bar, dynamic_ncols=True):
-        try:
-            image = dataset.load_image(position)
-        except DatasetError as error:
-            logging.warning("image %s is skipped: %s", dataset.ids[position], error)
+        image = dataset.try_load_image(position)
+        if image is None:
             continue
         classes, scores, boxes, masks = predictor(image)
         results.add(dataset.ids[position], classes, boxes, scores, masks)
+        results.has_masks = masks is not None
         if len(kept) < keep:
+            masks = np.zeros((len(classes), *image.shape[:2]), bool) if masks is None else masks
             kept.append((position, (classes, scores, masks, boxes)))
     return results, [dataset.ids[position] for position in order], kept
 
@@ -213,16 +218,24 @@ def evaluate(predictor, dataset, order, bar=True, keep=0):
 def load_validation_set():
     """The data set that cfg.dataset.valid_* names."""
     dataset = cfg.dataset
-    return COCODetection(dataset.valid_images, dataset.valid_info, build_augmentation(cfg, MEANS, STD, training=False),
-                         dataset.class_names, dataset.label_map, has_gt=dataset.has_gt, name=dataset.name)
+    transform = build_augmentation(cfg, MEANS, STD, training=False)
+    return COCODetection(dataset.valid_images, dataset.valid_info, transform, dataset.class_names,
+                         dataset.label_map, has_gt=dataset.has_gt, name=dataset.name)
+
+
+def chosen_images(dataset, args, most=None):
+    """Positions of the images to evaluate; without --max_images at most `most`."""
+    if args.max_images == 0:
+        raise UserError("--max_images=0 leaves nothing to evaluate; -1 takes all images")
+    order = image_order(dataset.ids, args.shuffle, args.no_sort)
+    return order[:args.max_images] if args.max_images > 0 else order[:most]
 
 
 def evaluate_dataset(predictor, args):
     """The command without --image(s): metrics, result files, a page of pictures."""
+    check_writable(args.output_folder, "--output_folder")
     dataset = load_validation_set()
-    order = image_order(dataset.ids, args.shuffle, args.no_sort)
-    if args.max_images >= 0:
-        order = order[:args.max_images]
+    order = chosen_images(dataset, args)
     keep = PAGE_PICTURES if args.comparison and dataset.has_gt else 0
     results, image_ids, kept = evaluate(predictor, dataset, order, bar=not args.no_bar, keep=keep)
 
@@ -240,8 +253,8 @@ def evaluate_dataset(predictor, args):
         write_metrics(written[-1], metrics)
         title += "".join(f"   {kind} AP {values['AP']:.3f}" for kind, values in metrics.items())
     elif not args.output_coco_json:
-        print(f"{dataset.info_file} has no annotations, so there is nothing to measure; --output_coco_json writes the "
-              "detections for the test server")
+        print(f"{dataset.info_file} has no annotations, so there is nothing to measure; --output_coco_json "
+              "writes the detections for the test server")
     if kept:
         written.append(os.path.join(args.output_folder, "predictions.png"))
         items = [{"image": dataset.load_image(position), "gt": dataset.ground_truth(position), "pred": found}
@@ -251,51 +264,49 @@ def evaluate_dataset(predictor, args):
 
 
 def benchmark(predictor, args):
-    """Time the stages on the data set's images, the first one left out as a warm-up."""
+    """Time the stages on the data set's images, after a warm-up on the first one."""
     dataset = load_validation_set()
-    order = image_order(dataset.ids, args.shuffle, args.no_sort)
-    images = [dataset.load_image(i) for i in (order[:args.max_images] if args.max_images >= 0 else order[:20])]
-    predictor(images[0])
-    predictor.seconds = dict.fromkeys(predictor.STAGES, 0.0)
-    for image in tqdm(images, desc="Timing", unit="image", disable=args.no_bar, dynamic_ncols=True):
+    order = chosen_images(dataset, args, BENCHMARK_IMAGES)
+    count = 0
+    for position in tqdm(order, desc="Timing", unit="image", disable=args.no_bar, dynamic_ncols=True):
+        image = dataset.try_load_image(position)
+        if image is None:
+            continue
+        if count == 0:
+            predictor(image)
+            predictor.seconds = dict.fromkeys(predictor.STAGES, 0.0)
         predictor(image)
+        count += 1
+    if count == 0:
+        raise UserError(f"no image could be read from {dataset.image_path}; correct dataset.valid_images")
     total = sum(predictor.seconds.values())
-    print(f"{len(images)} images, batch 1, reading them not included; mean milliseconds an image")
+    print(f"{count} images, batch 1, reading them not included; mean milliseconds an image")
     for stage, seconds in predictor.seconds.items():
-        print(f"  {stage:10s} {1000 * seconds / len(images):8.1f}")
-    print(f"  {'total':10s} {1000 * total / len(images):8.1f}   {len(images) / total:.2f} FPS")
+        print(f"  {stage:10s} {1000 * seconds / count:8.1f}")
+    print(f"  {'total':10s} {1000 * total / count:8.1f}   {count / total:.2f} FPS")
 
 
 def detect_pictures(predictor, pairs, args):
-    """Detect in files and write pictures with the detections drawn; a bad file costs a warning."""
-    for source, target in tqdm(pairs, desc="Detecting", unit="image", disable=args.no_bar or len(pairs) == 1):
+    """Write pictures with their detections drawn; one bad file of several costs a warning."""
+    written = []
+    hide_bar = args.no_bar or len(pairs) == 1
+    for source, target in tqdm(pairs, desc="Detecting", unit="image", disable=hide_bar, dynamic_ncols=True):
         try:
             image = read_image(source, apply_orientation=True)
         except DatasetError as error:
-            logging.warning("%s is skipped: %s", source, error)
+            if len(pairs) == 1:
+                raise
+            logging.warning("a picture is skipped: %s", error)
             continue
         classes, scores, boxes, masks = predictor(image)
-        drawn = draw_detections(image, classes, scores, boxes, masks, cfg.dataset.class_names,
-                                args.display_masks, args.display_bboxes, args.display_text, args.display_scores, COLORS)
+        drawn = draw_detections(
+            image, classes, scores, boxes, masks, cfg.dataset.class_names, args.display_masks,
+            args.display_bboxes, args.display_text, args.display_scores, COLORS)
         write_image(target, drawn)
-    return [target for _, target in pairs if os.path.exists(target)]
-
-
-def picture_pairs(args):
-    """[(input file, output file)] of --image or --images."""
-    if args.image is not None:
-        source, _, target = args.image.partition(":")
-        if not os.path.isfile(source):
-            raise UserError(f"--image: there is no file {source}")
-        stem = os.path.splitext(os.path.basename(source))[0]
-        return [(source, target or os.path.join(args.output_folder, stem + ".png"))]
-    folder, _, out = args.images.partition(":")
-    if not os.path.isdir(folder) or not out:
-        raise UserError(f"--images={args.images}: write IN:OUT with an existing folder IN")
-    names = sorted(name for name in os.listdir(folder) if name.lower().endswith(PICTURE_SUFFIXES))
-    if not names:
-        raise UserError(f"--images: there is no picture ({', '.join(PICTURE_SUFFIXES)}) in {folder}")
-    return [(os.path.join(folder, name), os.path.join(out, os.path.splitext(name)[0] + ".png")) for name in names]
+        written.append(target)
+    if not written:
+        raise UserError("none of the pictures could be read; see the warnings above")
+    print("\n".join(f"written: {path}" for path in written))
 
 
 def run(args):
@@ -303,8 +314,9 @@ def run(args):
     if args.seed is not None:
         seed_everything(args.seed)
     path = configure(args)
-    pairs = picture_pairs(args) if args.image or args.images else None
-    if pairs is not None:
+    pairs = None
+    if args.image or args.images:
+        pairs = one_picture(args.image, args.output_folder) if args.image else folder_of_pictures(args.images)
         args.top_k = DEMO_TOP_K if args.top_k is None else args.top_k
         args.score_threshold = DEMO_SCORE_THRESHOLD if args.score_threshold is None else args.score_threshold
     device = select_device(args.cuda)
@@ -315,8 +327,7 @@ def run(args):
     if args.fast_nms is False and args.cross_class_nms:
         logging.warning("--cross_class_nms has no effect on traditional NMS")
     if pairs is not None:
-        for target in detect_pictures(predictor, pairs, args):
-            print(f"written: {target}")
+        detect_pictures(predictor, pairs, args)
     elif args.benchmark:
         benchmark(predictor, args)
     else:
@@ -325,7 +336,7 @@ def run(args):
 
 def main(argv=None):
     """Entry point; a user's mistake ends in one line and exit code 1."""
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+    set_up_messages()
     args = parse_args(argv)
     try:
         run(args)

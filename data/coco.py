@@ -13,8 +13,9 @@ import contextlib
 import io
 import logging
 import os
+import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Callable
 
 import numpy as np
@@ -36,9 +37,10 @@ class Sample:
     image: float32 [3, H, W], normalised. boxes: float32 [N, 4], relative 0..1. labels: int64 [N], 0-based,
     crowds are -1 and last. masks: uint8 [N, H, W], 0 or 1; in evaluation of the picture's own size.
     num_crowds: how many of the N are crowds. height, width: of the picture as stored, in pixels.
+    image is None in a `Batch`, which holds the pictures stacked.
     """
 
-    image: np.ndarray
+    image: np.ndarray | None
     boxes: np.ndarray
     labels: np.ndarray
     masks: np.ndarray
@@ -51,7 +53,7 @@ class Sample:
 
 @dataclass
 class Batch:
-    """Samples with their pictures stacked: images float32 [B, 3, H, W]."""
+    """Samples with their pictures stacked: images float32 [B, 3, H, W]; the samples' own `image` is None."""
 
     images: np.ndarray
     samples: list[Sample]
@@ -59,7 +61,29 @@ class Batch:
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Stacks the pictures of samples into a `Batch`; objects stay per picture, as their number differs."""
-    return Batch(np.stack([sample.image for sample in samples]), list(samples))
+    # The samples lose theirs: a worker would send each of them twice.
+    images = np.stack([sample.image for sample in samples])
+    return Batch(images, [replace(sample, image=None) for sample in samples])
+
+
+def image_order(ids: Sequence[Any], shuffle: bool = False, no_sort: bool = False) -> list[int]:
+    """Positions of pictures in the order of evaluation, of which the first few are a mixture of all.
+
+    Args:
+        ids: image ids. shuffle: draw the order with Python's `random`. no_sort: keep the order of the ids.
+            Neither: by the original's hash of the id, so that `--max_images` takes the same pictures.
+    """
+    def mixed(number):
+        for _ in range(2):
+            number = ((number >> 16) ^ number) * 0x045D9F3B & 0xFFFFFFFF
+        return (number >> 16) ^ number
+
+    order = list(range(len(ids)))
+    if shuffle:
+        random.shuffle(order)
+    elif not no_sort and all(isinstance(number, int) for number in ids):
+        order.sort(key=lambda i: mixed(ids[i]))
+    return order
 
 
 class COCODetection:
@@ -71,13 +95,14 @@ class COCODetection:
             utils/augmentations.py. class_names: the names the network predicts, in its order.
         label_map: {category_id: 1-based label}; None: found by the names of the json's categories.
         has_gt: False: annotations are not read (test-dev). The attribute is also False if the json has none.
-        name: of the data set. training: skip pictures without annotations, replace unreadable ones.
+        name: of the data set. training: skip pictures without annotations or missing on disk, replace
+            unreadable ones. Evaluation takes every picture of the json: what is missing counts as missed.
         load_masks: False, for evaluation only: samples carry no masks ([0, H, W]): faster, and COCOeval
             reads its own.
     Attributes:
         coco: pycocotools' COCO of the json, unchanged. ids: image ids in its order. label_map: as above.
     Raises:
-        DatasetError: the folder or the json cannot be used.
+        DatasetError: the folder or the json cannot be used, or every picture is missing.
     """
 
     def __init__(self, image_path: str, info_file: str, transform: Callable[..., Any],
@@ -99,7 +124,9 @@ class COCODetection:
         self._warned: set[str] = set()
         self._objects = self._collect_objects(content["annotations"] if self.has_gt else [])
         self._files = self._find_files()
-        self.ids = [image_id for image_id in self._files if not training or image_id in self._objects]
+        self.ids = list(self.coco.imgs)
+        if training:
+            self.ids = [image_id for image_id in self._files if image_id in self._objects]
         if not self.ids:
             raise DatasetError(f"{info_file} has no picture with usable annotations; correct {self.info_key}")
 
@@ -110,15 +137,24 @@ class COCODetection:
         """The picture as stored, uint8 [H, W, 3] BGR.
 
         Raises:
-            DatasetError: it is unreadable, or not of the size that its annotations are for.
+            DatasetError: it is missing, unreadable, or not of the size that its annotations are for.
         """
         image_id = self.ids[index]
-        path, info = self._files[image_id], self.coco.imgs[image_id]
+        info = self.coco.imgs[image_id]
+        path = self._files.get(image_id) or os.path.join(self.image_path, info["file_name"])
         image = read_image(path)
         if self.has_gt and image.shape[:2] != (info["height"], info["width"]):
             raise DatasetError(f"{path} is {image.shape[1]} x {image.shape[0]} pixels, but {self.info_file} "
                                f"says {info['width']} x {info['height']}; correct the file or its entry")
         return image
+
+    def try_load_image(self, index: int) -> np.ndarray | None:
+        """`load_image`, but a picture that cannot be used gives None and, the first time, a warning."""
+        try:
+            return self.load_image(index)
+        except DatasetError as error:
+            self._warn_once(f"picture {self.ids[index]} is skipped: {error}")
+            return None
 
     def sample(self, index: int, rng: np.random.RandomState | None = None) -> Sample | None:
         """Reads and transforms one picture with its objects.
@@ -143,26 +179,37 @@ class COCODetection:
                            f"check the pictures in {self.images_key} and the boxes in {self.info_key}")
 
     def _try_sample(self, index: int, rng: np.random.RandomState | None) -> Sample | None:
-        image_id = self.ids[index]
-        try:
-            image = self.load_image(index)
-        except DatasetError as error:
-            self._warn_once(f"picture {image_id} is skipped: {error}")
+        image_id, image = self.ids[index], self.try_load_image(index)
+        if image is None:
             return None
         height, width = image.shape[:2]
-        objects = self._ground_truth(image_id, height, width)
+        objects = self._ground_truth(image_id, height, width, self.load_masks)
         image, masks, boxes, labels = self.transform(rng, image, *objects)
         if self.training and not len(labels):
             self._warn_once(f"picture {image_id} kept no object in the augmentation; another takes its place")
         return Sample(image, boxes, labels, masks, int((labels < 0).sum()), image_id, height, width,
                       self.coco.imgs[image_id]["file_name"])
 
-    def _ground_truth(self, image_id: int, height: int, width: int
+    def ground_truth(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A picture's objects as annotated, to be drawn beside detections.
+
+        Args:
+            index: 0-based position in `ids`.
+        Returns:
+            classes int64 [N], 0-based, crowds -1 and last; masks bool [N, H, W] and boxes float64 [N, 4] in
+            pixels of the picture as stored.
+        """
+        info = self.coco.imgs[self.ids[index]]
+        height, width = info["height"], info["width"]
+        masks, boxes, labels = self._ground_truth(self.ids[index], height, width, True)
+        return labels, np.array(masks, bool).reshape(-1, height, width), boxes
+
+    def _ground_truth(self, image_id: int, height: int, width: int, load_masks: bool
                       ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
         """A picture's masks (N times uint8 [H, W]), boxes (float64 [N, 4], pixels) and labels (int64 [N])."""
         masks, boxes, labels = [], [], []
         for annotation in self._objects.get(image_id, []):
-            if self.load_masks:
+            if load_masks:
                 mask = self._decode(annotation, height, width)
                 if mask is None:
                     continue
@@ -209,7 +256,7 @@ class COCODetection:
         return dict(objects)
 
     def _find_files(self) -> dict[int, str]:
-        """{image id: path} in the json's order; pictures missing on disk are left out with one warning."""
+        """{image id: path} in the json's order, without the pictures missing on disk, told in one warning."""
         listing = set(os.listdir(self.image_path))
         files, missing = {}, []
         for image_id, info in self.coco.imgs.items():
@@ -229,9 +276,10 @@ class COCODetection:
                                f"{self.image_path} (first: {missing[0]}); correct {self.images_key} or "
                                f"{self.info_key}")
         if missing:
-            logger.warning("%s: %d of %d pictures are not in %s and are left out (first: %s); correct %s",
-                           self.info_file, len(missing), len(self.coco.imgs), self.image_path, missing[0],
-                           self.images_key)
+            fate = "are left out" if self.training else "count as missed"
+            logger.warning("%s: %d of %d pictures are not in %s and %s (first: %s); correct %s",
+                           self.info_file, len(missing), len(self.coco.imgs), self.image_path, fate,
+                           missing[0], self.images_key)
         return files
 
 

@@ -277,5 +277,21 @@ def test_other_optimizer_and_other_network(tmp_path):
     with pytest.raises(C.CheckpointError, match="slots velocity.*AdamW.*config key optimizer"):
         C.load_training_state(path, net, _optimizer(net, "adamw"))
     small = paddle.nn.Sequential(paddle.nn.Conv2D(3, 4, 3))
-    with pytest.raises(C.CheckpointError, match="another network.*--config"):
+    with pytest.raises(WeightsError, match="another network.*--config"):
         C.load_training_state(path, small, _optimizer(small))
+
+
+def test_config_differences_name_the_dotted_keys():
+    saved = json.loads(json.dumps({"lr": 0.1, "old": 1, "dataset": {"label_map": {1: 1}, "name": "a"}}))
+    current = {"lr": 0.2, "dataset": {"label_map": {1: 1}, "name": "b"}}
+    assert C.config_differences(saved, current) == [
+        ("dataset.name", "a", "b"), ("lr", 0.1, 0.2), ("old", 1, None)]
+    assert C.config_differences(saved, saved) == []
+
+
+def test_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(C.CheckpointError, match="file.*--save_folder"):
+        C.check_writable(str(tmp_path / "file"), "--save_folder")
+    C.check_writable(str(tmp_path / "new" / "folder"), "--save_folder")
+    assert os.listdir(tmp_path / "new" / "folder") == []

@@ -121,6 +121,16 @@ def test_collate_stacks_pictures_and_keeps_samples(folder, content):
     batch = collate([dataset.sample(i) for i in range(3)])
     assert batch.images.shape == (3, 3, 32, 32) and batch.images.dtype == np.float32
     assert [len(sample.labels) for sample in batch.samples] == [3, 1, 0]
+    assert all(sample.image is None for sample in batch.samples)  # else workers send every picture twice
+
+
+def test_ground_truth_for_drawing(folder, content):
+    dataset = make(folder, content, load_masks=False)
+    classes, masks, boxes = dataset.ground_truth(0)
+    assert classes.tolist() == [0, 1, -1] and boxes[0].tolist() == [5, 6, 25, 36]
+    assert masks.dtype == bool and masks.sum(axis=(1, 2)).tolist()[::2] == [600, 500]
+    classes, masks, boxes = dataset.ground_truth(2)
+    assert (classes.shape, masks.shape, boxes.shape) == ((0,), (0, HEIGHT, WIDTH), (0, 4))
 
 
 def test_reading_is_silent_and_the_data_set_can_be_sent_to_workers(folder, content, capsys):
@@ -245,9 +255,15 @@ def test_damaged_annotation_file(folder, content, text, words):
 
 def test_no_picture_on_disk_is_an_error_and_one_missing_a_warning(folder, content, caplog):
     (folder / "images" / "11.png").unlink()
+    assert make(folder, content, training=True).ids == [10]
+    assert all(words in caplog.text for words in ("1 of 3 pictures", "left out", "dataset.train_images"))
+    caplog.clear()
     dataset = make(folder, content)
-    assert dataset.ids == [10, 12]
+    assert dataset.ids == [10, 11, 12]  # its objects count as missed
     assert all(words in caplog.text for words in ("1 of 3 pictures", "11.png", "dataset.valid_images"))
+    with pytest.raises(DatasetError, match="11.png cannot be read"):
+        dataset.load_image(1)
+    assert dataset.sample(1) is None
     for name in ("10.png", "12.png"):
         (folder / "images" / name).unlink()
     with pytest.raises(DatasetError, match="none of the 3 pictures .*10.png.*dataset.valid_images"):

@@ -80,11 +80,12 @@ LEFT_OUT = {
     "discard_mask_area": (-1, PLUS),
     "rescore_mask": (False, PLUS),
     "rescore_bbox": (False, PLUS),
+    "mask_proto_mask_activation": ("sigmoid", "always sigmoid: the mask loss is a cross entropy"),
     "backbone.use_pixel_scales": (True, FIXED),
     "backbone.preapply_sqrt": (False, OFF),
 }
 # Keys of ours without a counterpart in the original.
-ADDED = {"optimizer": "sgd", "lr_schedule": "step", "batch_size_base": 8, "backbone.width": 64}
+ADDED = {"optimizer": "sgd", "lr_schedule": "step", "batch_size_base": 8}
 
 
 @pytest.fixture(autouse=True)

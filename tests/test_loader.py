@@ -153,6 +153,14 @@ def test_error_names_the_image_and_keeps_the_traceback(workers):
     assert "no such category" in message and "in sample" in message
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_expected_error_is_told_in_its_own_words(workers):
+    loader = BatchLoader(Numbers(broken=4), collate, 10, num_workers=workers, expected=(KeyError,))
+    with loader, pytest.raises(LoaderError) as caught:
+        next(loader.stream())
+    assert str(caught.value) == "'no such category'"
+
+
 def _bad_collate(samples):
     raise ValueError("ragged")
 

@@ -9,6 +9,7 @@ import paddle
 import pytest
 from safetensors.numpy import save_file
 
+from tools import convert_weights
 from utils import weights as W
 
 
@@ -98,7 +99,7 @@ def test_format_is_told_from_the_content(tmp_path):
 def test_safetensors_round_trip_with_config(tmp_path):
     net, path = Net(), str(tmp_path / "new" / "net.safetensors")
     config = {"name": "demo", "lr_steps": [1, 2], "dataset": {"class_names": ["é"]}}
-    W.save_safetensors(path, net, config)
+    W.save_safetensors(path, _state(net), config)
     assert _equal(W.read_weights(path), _state(net))
     assert W.saved_config(path) == config
     assert os.listdir(tmp_path / "new") == ["net.safetensors"]
@@ -111,7 +112,7 @@ def test_half_keeps_statistics_that_float16_cannot_hold(tmp_path):
     W.load_weights(net, arrays)
     paths = [str(tmp_path / name) for name in ("full.safetensors", "half.safetensors")]
     for path, half in zip(paths, (False, True)):
-        W.save_safetensors(path, net, {}, half=half)
+        W.save_safetensors(path, _state(net), {}, half=half)
     read = W.read_weights(paths[1])
     assert np.array_equal(read["backbone.layers.0.0.bn1._variance"], np.float32([1e-9, 1e6, 1.0, 2.0]))
     assert all(np.allclose(read[name], arrays[name], rtol=1e-3) for name in arrays)
@@ -177,7 +178,7 @@ def test_truncated_files(tmp_path, kind):
     elif kind == "npz":
         np.savez(str(path), **_arrays(net))
     else:
-        W.save_safetensors(str(path), net, {})
+        W.save_safetensors(str(path), _state(net), {})
     whole = path.read_bytes()
     for size in (len(whole) // 3, len(whole) - 40):
         path.write_bytes(whole[:size])
@@ -277,3 +278,26 @@ def test_backbone_file_that_does_not_fit(tmp_path):
     np.savez(path, **{"layer1.0.conv1.weight": np.zeros((4, 3, 3, 3), np.float32)})
     with pytest.raises(W.WeightsError, match="4 of 5 tensors.*backbone.path"):
         W.load_backbone(Net().backbone, path)
+
+
+def test_conversion_there_and_back_is_bit_equal(tmp_path):
+    net = Net()
+    source, half, npz = (str(tmp_path / name) for name in ("net_1_2.pdparams", "half.safetensors", "net.npz"))
+    paddle.save(net.state_dict(), source)
+    (tmp_path / "net_1_2.json").write_text(json.dumps({"config": {"name": "net"}}))
+    assert convert_weights.convert(source, npz) == len(net.state_dict())
+    assert any(name.endswith("running_mean") for name in np.load(npz).files)
+    assert _equal(W.read_weights(npz), _state(net))
+    convert_weights.convert(source, half, half=True)
+    assert W.saved_config(half) == {"name": "net"}
+    convert_weights.main([half, npz])
+    assert _equal(W.read_weights(npz), W.read_weights(half))
+
+
+@pytest.mark.parametrize("target, options", [("net.pth", []), ("net.npz", ["--half"]), ("net.safetensors", [])])
+def test_conversion_that_cannot_be_done_is_one_line(tmp_path, target, options):
+    source = str(tmp_path / "net.pdparams")  # without a .json beside it
+    paddle.save(Net().state_dict(), source)
+    with pytest.raises(SystemExit, match="convert_weights.py: error: .*(net|--half)"):
+        convert_weights.main([source, str(tmp_path / target), *options])
+    assert os.listdir(tmp_path) == ["net.pdparams"]

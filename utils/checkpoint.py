@@ -16,15 +16,21 @@ from typing import NamedTuple
 import numpy as np
 import paddle
 
-from utils.runtime import sync_to_disk
+from utils.runtime import UserError, sync_to_disk
 from utils.weights import load_weights, read_weights, unpickle_arrays
 
 SUFFIXES = (".json", ".pdopt", ".pdparams")  # in the order in which they appear
 FORMAT = 1
+# Config keys, or their beginnings, that change what given weights find.
+NETWORK_KEYS = (
+    "max_size", "max_num_detections", "nms_", "mask_proto_", "fpn.", "head_layer_params", "extra_head_net",
+    "share_prediction_module", "backbone.args", "backbone.pred_", "backbone.selected_layers",
+    "backbone.transform", "backbone.type", "backbone.use_square_anchors", "dataset.class_names",
+    "dataset.label_map")
 _NAME = re.compile(r"(?P<config>.+)_(?P<epoch>\d+)_(?P<iteration>\d+)(?P<interrupt>_interrupt)?")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint that is missing, incomplete or of another training."""
 
 
@@ -48,6 +54,12 @@ def parse_name(path):
     return Name(match["config"], int(match["epoch"]), int(match["iteration"]), bool(match["interrupt"]))
 
 
+def name_of_config(path):
+    """The config that a weights file is named after: yolact_base of yolact_base_54_800000.npz or alone."""
+    name = parse_name(path)
+    return name.config if name else os.path.splitext(os.path.basename(path))[0]
+
+
 def list_checkpoints(folder, config_name):
     """(Name, path of the .pdparams) of a config's checkpoints, oldest iteration first."""
     found = []
@@ -63,7 +75,7 @@ def find(folder, which, config_name):
 
     Args:
         folder: ``--save_folder``.
-        which: 'latest' (any kind) or 'interrupt' (only those saved by Ctrl-C), as ``--resume`` takes.
+        which: 'latest' (any kind) or 'interrupt' (only those saved by Ctrl-C), as on the command line.
         config_name: the config's ``name``.
     Raises:
         CheckpointError: when there is none.
@@ -72,7 +84,7 @@ def find(folder, which, config_name):
              if which == "latest" or name.interrupt]
     if not found:
         kind = "checkpoint" if which == "latest" else "interrupted checkpoint"
-        raise CheckpointError(f"--resume={which}: there is no {kind} of {config_name} in {folder}; "
+        raise CheckpointError(f"{which!r}: there is no {kind} of {config_name} in {folder}; "
                               "check --save_folder and --config, or give the file's path")
     return found[-1]
 
@@ -230,9 +242,54 @@ def load_training_state(path, net, optimizer):
                               "use --trained_model to start from its weights")
     weights = read_weights(path)
     arrays = {key: np.asarray(value) for key, value in unpickle_arrays(slots).items()}
+    load_weights(net, weights, strict=True)  # first, as its message says more about another network
     load_optimizer_state(net, optimizer, arrays)
-    load_weights(net, weights, strict=True)
     return state
+
+
+def config_differences(saved, current):
+    """Keys in which the config of a checkpoint differs from the present one.
+
+    Args:
+        saved, current: plain nested dicts; integer keys and their JSON form count as equal.
+    Returns:
+        list of (dotted key, saved value, present value); a key that one of them lacks has the value None.
+    """
+    def leaves(group, prefix):
+        for key, value in group.items():
+            if isinstance(value, dict) and key != "label_map":
+                yield from leaves(value, f"{prefix}{key}.")
+            else:
+                yield prefix + key, value
+
+    theirs, ours = (dict(leaves(json.loads(json.dumps(config)), "")) for config in (saved, current))
+    return [(key, theirs.get(key), ours.get(key)) for key in sorted({*theirs, *ours})
+            if theirs.get(key) != ours.get(key)]
+
+
+def network_differences(saved, current):
+    """Those ``config_differences`` that change what the saved weights find: network and detection."""
+    return [difference for difference in config_differences(saved, current)
+            if difference[0].startswith(NETWORK_KEYS)]
+
+
+def check_writable(folder, option):
+    """Make a folder and see that a file can be made in it: before hours of work that would be lost.
+
+    Args:
+        option: of the command line, for the message.
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    probe = os.path.join(folder, f".{os.getpid()}.tmp")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with open(probe, "w", encoding="utf-8"):
+            pass
+        os.remove(probe)
+    except OSError as error:
+        raise CheckpointError(f"cannot write into {folder} ({error.strerror}); choose another "
+                              f"{option}") from error
 
 
 def remove(path):

@@ -23,13 +23,15 @@ from concurrent.futures.process import BrokenProcessPool
 import cv2
 import numpy as np
 
+from utils.runtime import UserError
+
 BATCHES_AHEAD_PER_WORKER = 2
 PARENT_CHECK_SECONDS = 2.0
 _ORDER, _SAMPLE = 0, 1  # what a random stream is for, so that no two streams share a seed
 
 
-class LoaderError(RuntimeError):
-    """A sample could not be made; the message holds the image and the whole traceback."""
+class LoaderError(UserError):
+    """A sample could not be made; unless that was to be expected, the message holds the whole traceback."""
 
 
 def _random_state(*numbers):
@@ -50,13 +52,13 @@ def batches_per_epoch(n, batch_size):
     """Number of whole batches in an epoch; the last partial one is dropped, as the original counts epochs.
 
     Raises:
-        ValueError: when there are fewer images than one batch holds.
+        UserError: when there are fewer images than one batch holds.
     """
     if batch_size < 1:
-        raise ValueError(f"--batch_size is {batch_size}; it must be at least 1")
+        raise UserError(f"--batch_size is {batch_size}; it must be at least 1")
     if n < batch_size:
-        raise ValueError(f"--batch_size is {batch_size} but the training set has {n} images with objects; "
-                         "lower --batch_size or check dataset.train_info")
+        raise UserError(f"--batch_size is {batch_size} but the training set has {n} images with objects; "
+                        "lower --batch_size or check dataset.train_info")
     return n // batch_size
 
 
@@ -71,12 +73,15 @@ def _plan(n, batch_size, seed, epoch, start_batch):
         epoch, start_batch = epoch + 1, 0
 
 
-def _make_batch(dataset, collate, seed, epoch, indices):
-    """Samples of the indices, collated. Raises LoaderError with the original traceback as text."""
+def _make_batch(job, epoch, indices):
+    """Samples of the indices, collated. Raises LoaderError, for an unexpected error with its traceback."""
+    dataset, collate, seed, expected = job
     samples = []
     for index in indices:
         try:
             samples.append(dataset.sample(index, sample_random_state(seed, epoch, index)))
+        except expected as error:
+            raise LoaderError(str(error)) from error
         except Exception as error:  # whatever the data set raises is told with the image it concerns
             ids = getattr(dataset, "ids", None)
             name = f"image {ids[index]}" if ids is not None else "sample"
@@ -85,13 +90,13 @@ def _make_batch(dataset, collate, seed, epoch, indices):
     return collate(samples)
 
 
-_worker_job = None  # (dataset, collate, seed) of a worker process; inherited by fork, never pickled there
+_worker_job = None  # (dataset, collate, seed, expected) of a worker process; inherited by fork, not pickled
 
 
-def _start_worker(dataset, collate, seed, parent):
+def _start_worker(job, parent):
     """Prepare a worker: Ctrl-C is the parent's affair, OpenCV has one thread, it ends with the parent."""
     global _worker_job
-    _worker_job = (dataset, collate, seed)
+    _worker_job = job
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
 
@@ -105,9 +110,8 @@ def _start_worker(dataset, collate, seed, parent):
 
 def _work(epoch, indices):
     """A batch, or the LoaderError's text: not every exception survives the way between processes."""
-    dataset, collate, seed = _worker_job
     try:
-        return _make_batch(dataset, collate, seed, epoch, indices), None
+        return _make_batch(_worker_job, epoch, indices), None
     except LoaderError as error:
         return None, str(error)
     except Exception:
@@ -124,14 +128,16 @@ class BatchLoader:
         seed: of the order and of every augmentation, >= 0.
         num_workers: worker processes; 0 makes the batches here. At most
             ``BATCHES_AHEAD_PER_WORKER * num_workers`` batches are held ready.
+        expected: types of exceptions of the data set whose message is all that a user needs; others are
+            told with their traceback.
 
     Raises:
-        ValueError: when the data set is smaller than one batch.
+        UserError: when the data set is smaller than one batch.
     """
 
-    def __init__(self, dataset, collate, batch_size, seed=0, num_workers=0):
+    def __init__(self, dataset, collate, batch_size, seed=0, num_workers=0, expected=()):
         self.batches_per_epoch = batches_per_epoch(len(dataset), batch_size)
-        self._job = (dataset, collate, seed)
+        self._job = (dataset, collate, seed, expected)
         self._batch_size = batch_size
         self._num_workers = num_workers
         self._pool = None
@@ -142,11 +148,11 @@ class BatchLoader:
         Raises:
             LoaderError: with the image and the traceback, when a sample fails or a worker dies.
         """
-        dataset, collate, seed = self._job
+        dataset, _, seed, _ = self._job
         plan = _plan(len(dataset), self._batch_size, seed, epoch, start_batch)
         if self._num_workers < 1:
             for epoch, position, indices in plan:
-                yield epoch, position, _make_batch(dataset, collate, seed, epoch, indices)
+                yield epoch, position, _make_batch(self._job, epoch, indices)
         else:
             yield from self._stream_from_workers(plan)
 
@@ -178,7 +184,7 @@ class BatchLoader:
         context = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
         return concurrent.futures.ProcessPoolExecutor(
             self._num_workers, mp_context=context, initializer=_start_worker,
-            initargs=(*self._job, os.getpid()))
+            initargs=(self._job, os.getpid()))
 
     def close(self):
         """Stop the workers; the loader can be used again afterwards."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 import random
 import resource
@@ -97,6 +98,21 @@ def set_threads(count=None):
         count = _user_threads() or available_cpus()
     paddle.base.core.set_num_threads(int(count))
     return int(count)
+
+
+def set_up_messages():
+    """Let a command write warnings as plain lines to stderr.
+
+    Importing Paddle gives the root logger a handler that adds times and file names, and lets every library's
+    chatter through.
+    """
+    plain = logging.Formatter("%(levelname)s: %(message)s")
+    logging.basicConfig()
+    logging.root.setLevel(logging.WARNING)
+    for handler in logging.root.handlers:
+        if type(handler) is logging.StreamHandler:  # not those of a program that calls the command's main()
+            handler.setFormatter(plain)
+    warnings.filterwarnings("ignore", message="When training, we now always")  # of every batch norm of Paddle
 
 
 def select_device(use_cuda):

@@ -1,13 +1,15 @@
 """Learning rate as a pure function of the iteration, so that resuming needs no scheduler state.
 
-Paper Sec. 4 ("Training"): SGD for 800k iterations at batch 8, learning rate 1e-3 divided by 10 at 280k, 600k,
-700k and 750k. The warm-up is the original's.
+Paper Sec. 6 ("Implementation Details"): SGD for 800k iterations at batch 8, learning rate 1e-3 divided by 10 at
+280k, 600k, 700k and 750k. The warm-up is the original's.
 """
 from __future__ import annotations
 
 import bisect
 import dataclasses
 import math
+
+from utils.runtime import UserError
 
 KINDS = ("step", "cosine")
 
@@ -36,9 +38,9 @@ class Schedule:
 
     def __post_init__(self):
         if self.kind not in KINDS:
-            raise ValueError(f"lr_schedule {self.kind!r} is unknown; choose one of {', '.join(KINDS)}")
+            raise UserError(f"lr_schedule {self.kind!r} is unknown; choose one of {', '.join(KINDS)}")
         if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise ValueError(f"lr is {self.lr!r}; it must be a positive number")
+            raise UserError(f"lr is {self.lr!r}; it must be a positive number (--lr or the config key lr)")
 
 
 def build_schedule(cfg, batch_size, autoscale=True, lr=None, gamma=None):
@@ -56,12 +58,12 @@ def build_schedule(cfg, batch_size, autoscale=True, lr=None, gamma=None):
         lr, gamma: values that replace the config's; None keeps those.
 
     Raises:
-        ValueError: for a batch size below 1 or a setting that cannot work.
+        UserError: for a batch size below 1 or a setting that cannot work.
     """
     if batch_size < 1:
-        raise ValueError(f"--batch_size is {batch_size}; it must be at least 1")
+        raise UserError(f"--batch_size is {batch_size}; it must be at least 1")
     if cfg.max_iter < 1:
-        raise ValueError(f"max_iter is {cfg.max_iter}; it must be at least 1")
+        raise UserError(f"max_iter is {cfg.max_iter}; it must be at least 1")
     base = cfg.batch_size_base if autoscale else batch_size
 
     def scaled(iterations):

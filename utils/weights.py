@@ -17,13 +17,13 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from utils.runtime import atomic_path
+from utils.runtime import UserError, atomic_path
 
 STATISTICS = {"running_mean": "_mean", "running_var": "_variance"}
 PADDLE_NAME_TABLE = "StructuredToParameterName@@"
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError):
     """A weights file that cannot be read, or that does not fit the network."""
 
 
@@ -290,17 +290,27 @@ def load_backbone(backbone, path):
     return load_weights(backbone, renamed, strict=False)
 
 
-def save_safetensors(path, net, config, half=False):
+def save_safetensors(path, weights, config, half=False):
     """Write weights and config as one ``.safetensors`` file, atomically.
 
     Args:
+        weights: dict name -> ndarray.
         config: plain dict, kept as JSON in the metadata key 'config'.
         half: True stores tensors of two and more dimensions as float16; biases and batch norms, small and
             with variances that float16 cannot hold, stay float32.
     """
-    arrays = {}
-    for name, tensor in net.state_dict().items():
-        array = np.ascontiguousarray(tensor.numpy())
-        arrays[name] = array.astype(np.float16) if half and array.ndim > 1 else array
+    arrays = {name: np.ascontiguousarray(array, np.float16 if half and array.ndim > 1 else None)
+              for name, array in weights.items()}
     with atomic_path(path) as temporary:
         save_file(arrays, temporary, metadata={"config": json.dumps(config)})
+
+
+def save_npz(path, weights):
+    """Write weights as ``.npz`` under the original's names (``running_mean``, ``running_var``), atomically."""
+    theirs = {ours: name for name, ours in STATISTICS.items()}
+    renamed = {}
+    for name, array in weights.items():
+        stem, dot, leaf = name.rpartition(".")
+        renamed[stem + dot + theirs.get(leaf, leaf)] = array
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **renamed)
