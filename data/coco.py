@@ -97,8 +97,6 @@ class COCODetection:
         has_gt: False: annotations are not read (test-dev). The attribute is also False if the json has none.
         name: of the data set. training: skip pictures without annotations or missing on disk, replace
             unreadable ones. Evaluation takes every picture of the json: what is missing counts as missed.
-        load_masks: False, for evaluation only: samples carry no masks ([0, H, W]): faster, and COCOeval
-            reads its own.
     Attributes:
         coco: pycocotools' COCO of the json, unchanged. ids: image ids in its order. label_map: as above.
     Raises:
@@ -107,12 +105,11 @@ class COCODetection:
 
     def __init__(self, image_path: str, info_file: str, transform: Callable[..., Any],
                  class_names: Sequence[str], label_map: Mapping[Any, int] | None = None, has_gt: bool = True,
-                 name: str = "", training: bool = False, load_masks: bool = True):
+                 name: str = "", training: bool = False):
         prefix = "train" if training else "valid"
         self.images_key, self.info_key = f"dataset.{prefix}_images", f"dataset.{prefix}_info"
         self.image_path, self.info_file, self.transform = image_path, info_file, transform
-        self.class_names, self.name = list(class_names), name
-        self.training, self.load_masks = training, load_masks
+        self.class_names, self.name, self.training = list(class_names), name, training
         if not os.path.isdir(image_path):
             raise DatasetError(f"the picture folder {image_path} does not exist; correct {self.images_key}")
         content = read_info(info_file, self.info_key, has_gt)
@@ -183,7 +180,7 @@ class COCODetection:
         if image is None:
             return None
         height, width = image.shape[:2]
-        objects = self._ground_truth(image_id, height, width, self.load_masks)
+        objects = self._ground_truth(image_id, height, width)
         image, masks, boxes, labels = self.transform(rng, image, *objects)
         if self.training and not len(labels):
             self._warn_once(f"picture {image_id} kept no object in the augmentation; another takes its place")
@@ -201,19 +198,18 @@ class COCODetection:
         """
         info = self.coco.imgs[self.ids[index]]
         height, width = info["height"], info["width"]
-        masks, boxes, labels = self._ground_truth(self.ids[index], height, width, True)
+        masks, boxes, labels = self._ground_truth(self.ids[index], height, width)
         return labels, np.array(masks, bool).reshape(-1, height, width), boxes
 
-    def _ground_truth(self, image_id: int, height: int, width: int, load_masks: bool
+    def _ground_truth(self, image_id: int, height: int, width: int
                       ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
         """A picture's masks (N times uint8 [H, W]), boxes (float64 [N, 4], pixels) and labels (int64 [N])."""
         masks, boxes, labels = [], [], []
         for annotation in self._objects.get(image_id, []):
-            if load_masks:
-                mask = self._decode(annotation, height, width)
-                if mask is None:
-                    continue
-                masks.append(mask)
+            mask = self._decode(annotation, height, width)
+            if mask is None:
+                continue
+            masks.append(mask)
             boxes.append(clipped_box(annotation["bbox"], height, width))
             is_crowd = annotation.get("iscrowd")
             labels.append(CROWD_LABEL if is_crowd else self.label_map[annotation["category_id"]] - 1)

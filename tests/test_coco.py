@@ -111,11 +111,6 @@ def test_loaded_annotations_are_never_changed(folder, content):
     assert dataset.coco.anns[1]["category_id"] == 7  # the original wrote -1 there for crowds
 
 
-def test_without_masks(folder, content):
-    sample = make(folder, content, load_masks=False).sample(0)
-    assert sample.masks.shape == (0, HEIGHT, WIDTH) and len(sample.boxes) == len(sample.labels) == 3
-
-
 def test_collate_stacks_pictures_and_keeps_samples(folder, content):
     dataset = make(folder, content)
     batch = collate([dataset.sample(i) for i in range(3)])
@@ -125,7 +120,7 @@ def test_collate_stacks_pictures_and_keeps_samples(folder, content):
 
 
 def test_ground_truth_for_drawing(folder, content):
-    dataset = make(folder, content, load_masks=False)
+    dataset = make(folder, content)
     classes, masks, boxes = dataset.ground_truth(0)
     assert classes.tolist() == [0, 1, -1] and boxes[0].tolist() == [5, 6, 25, 36]
     assert masks.dtype == bool and masks.sum(axis=(1, 2)).tolist()[::2] == [600, 500]

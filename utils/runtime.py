@@ -131,8 +131,7 @@ def select_device(use_cuda):
     else:
         paddle.set_device("gpu")
         return "gpu"
-    warnings.warn(f"--cuda=True, but {reason}. Running on the CPU (--cuda=False hides this warning).",
-                  stacklevel=2)
+    logging.warning("--cuda=True, but %s. Running on the CPU (--cuda=False hides this warning).", reason)
     paddle.set_device("cpu")
     return "cpu"
 
