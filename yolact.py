@@ -83,7 +83,7 @@ class Yolact(nn.Layer):
             conf    [B, P, C]  class logits, background first,
             mask    [B, P, K]  mask coefficients after tanh,
             priors  [P, 4]     centre form,
-            proto   [B, h, w, K] prototypes after ReLU; absent when cfg.eval_mask_branch is off,
+            proto   [B, h, w, K] prototypes after their activation, ReLU; absent when cfg.eval_mask_branch is off,
             segm    [B, C - 1, h, w] semantic segmentation logits; in training only (Sec. 5).
         """
         features = self.backbone(images)
@@ -91,8 +91,7 @@ class Yolact(nn.Layer):
 
         out = {}
         if self.proto_net is not None:
-            source = images if self.proto_src is None else pyramid[self.proto_src]
-            out["proto"] = self.proto_activation(self.proto_net(source)).transpose([0, 2, 3, 1])
+            out["proto"] = self.proto_activation(self.proto_net(pyramid[self.proto_src])).transpose([0, 2, 3, 1])
 
         heads = [self.prediction_layers[0 if self.share_prediction_module else i](level)
                  for i, level in enumerate(pyramid)]

@@ -1,4 +1,4 @@
-"""The terms of YOLACT's loss (Sec. 3.3 and 5), one pure function each, summed over a batch and not yet normalised."""
+"""The terms of YOLACT's loss (Sec. 3.3 to 5), one pure function each, summed over a batch and not yet normalised."""
 import paddle
 import paddle.nn.functional as F
 
@@ -29,18 +29,17 @@ def ohem_conf_loss(conf, conf_target, negpos_ratio):
         num_positive = (conf_target > 0).astype("int64").sum(axis=1)
         num_negative = (num_positive * negpos_ratio).clip(max=conf.shape[1] - 1)
         most = max(1, int(num_negative.max().item()))
-        _, candidates = paddle.topk(hardness, most, axis=1)
-        wanted = paddle.arange(most).unsqueeze(0) < num_negative.unsqueeze(1)
-        first = (paddle.arange(conf.shape[0]) * conf.shape[1]).unsqueeze(1)
-        negative = (candidates + first).flatten().index_select(paddle.nonzero(wanted.flatten()).flatten())
-    target = conf_target.flatten()
-    negative = negative.index_select(paddle.nonzero(target.index_select(negative) == 0).flatten()) \
-        if negative.shape[0] else negative
-    selected = paddle.concat([paddle.nonzero(target > 0).flatten(), negative])
-    if selected.shape[0] == 0:
+        _, hardest = paddle.topk(hardness, most, axis=1)
+        wanted = (paddle.arange(most).unsqueeze(0) < num_negative.unsqueeze(1)).astype("int64")
+        mined = paddle.put_along_axis(paddle.zeros_like(conf_target), hardest, wanted, axis=1)
+        chosen = paddle.logical_or(conf_target > 0, paddle.logical_and(mined > 0, conf_target == 0))
+        chosen = paddle.nonzero(chosen.flatten()).flatten()
+    if chosen.shape[0] == 0:
         return conf.sum() * 0.0
-    logits = conf.reshape([-1, conf.shape[-1]]).index_select(selected)
-    return F.cross_entropy(logits, target.index_select(selected), reduction="sum")
+    logits = conf.reshape([-1, conf.shape[-1]]).index_select(chosen)
+    labels = conf_target.flatten().index_select(chosen).unsqueeze(1)
+    # Not F.cross_entropy: on the CPU Paddle's cuts every prior's term off at 64.
+    return (paddle.logsumexp(logits, axis=1, keepdim=True) - paddle.take_along_axis(logits, labels, axis=1)).sum()
 
 
 def downsample_masks(masks, height, width):
@@ -51,7 +50,7 @@ def downsample_masks(masks, height, width):
 
 
 def lincomb_mask_loss(proto, coeffs, gt_boxes, gt_masks, gt_index, masks_to_train, crop_masks):
-    """M of one picture: pixel-wise binary cross entropy of the assembled masks (Sec. 3.3, "Losses").
+    """M of one picture: pixel-wise binary cross entropy of the assembled masks (Sec. 3.3, "Loss Functions").
 
     The prediction is cropped to its ground-truth box, the ground truth is not; each mask's sum is divided by the
     area of its ground-truth box, so that small objects count as much as large ones (Sec. 3.3, "Cropping Masks").
@@ -62,7 +61,7 @@ def lincomb_mask_loss(proto, coeffs, gt_boxes, gt_masks, gt_index, masks_to_trai
         gt_masks: float32 [N, h, w], 0 or 1.
         masks_to_train: at most so many positives, a random choice, are used; the loss is scaled up to all.
 
-    Returns: scalar sum over positives, in units of h * w pixels.
+    Returns: scalar sum over positives, times h * w if cropped.
     """
     height, width = proto.shape[:2]
     positives = coeffs.shape[0]

@@ -44,7 +44,7 @@ def match(boxes, labels, crowd_boxes, priors, positive_iou, negative_iou, crowd_
         loc = paddle.zeros_like(priors)
     if crowd_boxes.shape[0]:
         in_crowd = jaccard(prior_boxes, crowd_boxes, iscrowd=True).max(axis=1).numpy() > crowd_iou
-        conf[(conf <= 0) & in_crowd] = NEUTRAL
+        conf[(conf == BACKGROUND) & in_crowd] = NEUTRAL
     return loc, paddle.to_tensor(conf), index
 
 

@@ -1,4 +1,4 @@
-"""The training criterion: match every picture, call the loss terms, normalise (Sec. 3.3 and 5)."""
+"""The training criterion: match every picture, call the loss terms, normalise (Sec. 3.3 to 5)."""
 import paddle
 
 from layers.losses import box_loss, downsample_masks, lincomb_mask_loss, ohem_conf_loss, semantic_segmentation_loss

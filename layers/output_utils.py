@@ -4,7 +4,7 @@ import paddle.nn.functional as F
 
 from layers.box_utils import crop, sanitize_coordinates
 
-# Upsampled floats alive at once, whatever the picture's size and the number of detections: 128 MiB.
+# Upsampled floats alive at once: 128 MiB. The masks themselves take a byte a pixel each.
 MAX_UPSAMPLED = 1 << 25
 
 
