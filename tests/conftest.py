@@ -15,6 +15,8 @@ os.environ.setdefault("OMP_NUM_THREADS", str(min(4, CORES)))
 if str(REPO) not in sys.path:
     sys.path.insert(0, str(REPO))
 
+import utils.runtime  # noqa: E402, F401 (before any test imports Paddle: it sets what Paddle's MKL reads)
+
 
 def _folder_from_environment(variable: str, what: str) -> Path:
     folder = os.environ.get(variable)

@@ -1,0 +1,388 @@
+"""From network outputs to masks: the three kinds of NMS and postprocess, against the original's."""
+import functools
+import json
+
+import numpy as np
+import paddle
+import parity
+import pytest
+
+from layers import output_utils
+from layers.detection import Detect
+from layers.output_utils import assemble_masks, postprocess, upsample_masks
+from yolact import build_detect
+
+MODES = {"fast": {}, "cross": {"cross_class_nms": True}, "trad": {"use_fast_nms": False}}
+KEYS = ("box", "class", "score", "mask")
+WIDTH, HEIGHT = 640, 480  # of the picture that the figures of postprocess pretend
+
+
+def pair(ours, theirs):
+    """For each of their detections the row of ours with its class and the nearest box; a one-to-one mapping.
+
+    Rows are not compared in order: neighbours whose scores differ by one part in a million may swap.
+    """
+    assert len(ours["score"]) == len(theirs["score"])
+    distance = np.abs(ours["box"][None] - theirs["box"][:, None]).max(axis=-1)
+    distance[ours["class"][None] != theirs["class"][:, None]] = np.inf
+    rows = distance.argmin(axis=1)
+    assert sorted(rows) == list(range(len(rows))), "two stored detections have one counterpart"
+    return rows
+
+
+def assert_same_detections(ours, theirs):
+    """Classes, boxes within 1e-4 of their larger side, scores within 1e-4, coefficients within 1e-3."""
+    rows = pair(ours, theirs)
+    np.testing.assert_array_equal(ours["class"][rows], theirs["class"])
+    side = (theirs["box"][:, 2:] - theirs["box"][:, :2]).max(axis=1, keepdims=True)
+    assert (np.abs(ours["box"][rows] - theirs["box"]) <= 1e-4 * side).all()
+    np.testing.assert_allclose(ours["score"][rows], theirs["score"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(ours["mask"][rows], theirs["mask"], rtol=0, atol=1e-3)
+    assert (np.diff(ours["score"]) <= 0).all(), "not sorted by score"
+    return rows
+
+
+def numpy_of(detection):
+    return {key: value.numpy() for key, value in detection.items()}
+
+
+# --- whole networks -----------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module", params=parity.CONFIGS)
+def figures(request):
+    """(config name, golden figures); one network after the other."""
+    return request.param, parity.goldens(f"forward_{request.param}.npz")
+
+
+@functools.lru_cache(maxsize=3)
+def detections(config_name, mode):
+    """Our detections of a network's picture, as tensors."""
+    config, outputs, _ = parity.forward(config_name)
+    out = {name: paddle.to_tensor(value) for name, value in outputs.items()}
+    [detection] = build_detect(config, **MODES[mode])(out)
+    return detection
+
+
+def in_golden_order(config_name, mode, golden):
+    detection = detections(config_name, mode)
+    rows = pair(numpy_of(detection), {key: golden[f"det_{mode}/{key}"] for key in KEYS})
+    return {key: value.index_select(paddle.to_tensor(rows)) if key in KEYS else value
+            for key, value in detection.items()}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_detections_equal_the_original(figures, mode):
+    config_name, golden = figures
+    ours = numpy_of(detections(config_name, mode))
+    assert_same_detections(ours, {key: golden[f"det_{mode}/{key}"] for key in KEYS})
+    assert ours["class"].dtype == "int64" and ours["score"].dtype == ours["box"].dtype == "float32"
+
+
+def assert_same_masks(ours, theirs):
+    """At most 2 pixels differ, or IoU is at least 0.999; empty equals empty."""
+    differing = (ours != theirs).sum(axis=(1, 2))
+    iou = (ours & theirs).sum(axis=(1, 2)) / np.maximum((ours | theirs).sum(axis=(1, 2)), 1)
+    assert ((differing <= 2) | (iou >= 0.999)).all(), (differing.max(), iou.min())
+
+
+def assert_same_areas(ours, theirs):
+    assert (np.abs(ours.sum(axis=(1, 2)) - theirs) <= np.maximum(2, 0.001 * theirs)).all()
+
+
+@pytest.mark.parametrize("threshold", [0, 0.3])
+@pytest.mark.parametrize("mode", MODES)
+def test_postprocess_equals_the_original(figures, mode, threshold):
+    config_name, golden = figures
+    stored = {key.split("/")[1]: value for key, value in golden.items()
+              if key.startswith(f"post_{mode}_{threshold}/")}
+    detection = in_golden_order(config_name, mode, golden)
+    classes, scores, boxes, masks = (x.numpy() for x in postprocess(detection, WIDTH, HEIGHT, threshold))
+    np.testing.assert_array_equal(classes, stored["class"])
+    np.testing.assert_allclose(scores, stored["score"], rtol=0, atol=1e-4)
+    assert boxes.dtype == stored["box"].dtype and boxes.shape == stored["box"].shape
+    assert (np.abs(boxes - stored["box"]) <= 1).all()
+    assert masks.dtype == bool and masks.shape == (len(scores), HEIGHT, WIDTH)
+    assert_same_areas(masks, stored["mask_area"])
+    if mode == "fast":
+        counts = json.loads(bytes(stored["mask_rle"]))
+        assert_same_masks(masks, parity.decode_masks(counts, HEIGHT, WIDTH).astype(bool))
+
+
+def test_uncropped_masks_equal_the_original(figures):
+    config_name, golden = figures
+    detection = in_golden_order(config_name, "fast", golden)
+    masks = postprocess(detection, WIDTH, HEIGHT, crop_masks=False)[3].numpy()
+    assert_same_areas(masks, golden["post_fast_0_nocrop/mask_area"])
+
+
+def test_the_threshold_of_the_stored_figures_matters():
+    golden = parity.goldens("forward_yolact_base.npz")
+    assert 0 < len(golden["post_cross_0.3/score"]) < len(golden["post_cross_0/score"])
+    assert (golden["post_fast_0_nocrop/mask_area"] > golden["post_fast_0/mask_area"]).any()
+
+
+# --- NMS on its own -----------------------------------------------------------------------------------------
+
+def make_detect(**options):
+    settings = {"top_k": 200, "conf_thresh": 0.05, "nms_thresh": 0.5, "max_num_detections": 100}
+    return Detect(**{**settings, "max_size": 550, **options})
+
+
+def run_nms(method, boxes, scores, coeffs):
+    index, classes, scores = method(paddle.to_tensor(boxes), paddle.to_tensor(scores))
+    rows = index.numpy()
+    return {"box": boxes[rows], "mask": coeffs[rows], "class": classes.numpy(), "score": scores.numpy()}
+
+
+@pytest.mark.parametrize("case, method, options", [
+    ("fast", "fast_nms", {}),
+    ("fast_top10", "fast_nms", {"top_k": 10}),
+    ("cc", "cross_class_fast_nms", {}),
+    ("cc_top10", "cross_class_fast_nms", {"top_k": 10}),
+    ("trad", "traditional_nms", {}),
+])
+def test_nms_equals_the_original(case, method, options):
+    golden = parity.goldens("boxutils.npz")
+    detect = make_detect(**options)
+    ours = run_nms(getattr(detect, method), golden["nms/boxes"], golden["nms/scores"], golden["nms/coeff"])
+    assert_same_detections(ours, {key: golden[f"nms/{case}/{key}"] for key in KEYS})
+
+
+def plain_nms(boxes, scores, threshold):
+    """Sequential NMS as the original counts: inclusive pixels, suppressed at IoU >= threshold. Rows kept."""
+    boxes = boxes.astype("float64")
+    areas = (boxes[:, 2] - boxes[:, 0] + 1) * (boxes[:, 3] - boxes[:, 1] + 1)
+    alive = np.ones(len(boxes), bool)
+    kept = []
+    for i in np.argsort(-scores, kind="stable"):
+        if not alive[i]:
+            continue
+        kept.append(i)
+        width = np.minimum(boxes[i, 2], boxes[:, 2]) - np.maximum(boxes[i, 0], boxes[:, 0]) + 1
+        height = np.minimum(boxes[i, 3], boxes[:, 3]) - np.maximum(boxes[i, 1], boxes[:, 1]) + 1
+        inter = width.clip(0) * height.clip(0)
+        alive &= inter / (areas[i] + areas - inter) < threshold
+    return kept
+
+
+def distinct_scores(random, *shape):
+    count = int(np.prod(shape))
+    return (random.permutation(count).reshape(shape) + 1).astype("float32") / (count + 1)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_traditional_nms_is_the_plain_loop(seed):
+    """Boxes on whole pixels of a small canvas, so that IoU is often exactly the threshold."""
+    random = np.random.RandomState(seed)
+    low = random.randint(0, 24, [60, 2])
+    pixels = np.concatenate([low, low + random.randint(0, 12, [60, 2])], axis=1).astype("float32")
+    scores = distinct_scores(random, 4, 60)
+    detect = make_detect(nms_thresh=0.5, conf_thresh=0.3, max_num_detections=1000, max_size=64)
+    ours = run_nms(detect.traditional_nms, pixels / 64, scores, pixels)
+    expected = []
+    for label, class_scores in enumerate(scores):
+        candidates = np.flatnonzero(class_scores > 0.3)
+        kept = plain_nms(pixels[candidates], class_scores[candidates], 0.5)
+        expected += [(label, row) for row in candidates[kept]]
+    expected.sort(key=lambda found: -scores[found])
+    np.testing.assert_array_equal(ours["class"], [label for label, _ in expected])
+    np.testing.assert_array_equal(ours["score"], [scores[found] for found in expected])
+    np.testing.assert_array_equal(ours["mask"], pixels[[row for _, row in expected]])
+
+
+def plain_fast_nms(boxes, scores, top_k, threshold):
+    """Fast NMS of one class as its definition says. Rows kept, by falling score."""
+    order = np.argsort(-scores, kind="stable")[:top_k]
+    kept = []
+    for position, i in enumerate(order):
+        overlaps = []
+        for j in order[:position]:
+            size = np.minimum(boxes[i, 2:], boxes[j, 2:]) - np.maximum(boxes[i, :2], boxes[j, :2])
+            inter = size.clip(0).prod()
+            union = (boxes[i, 2:] - boxes[i, :2]).prod() + (boxes[j, 2:] - boxes[j, :2]).prod() - inter
+            overlaps.append(inter / union)
+        if max(overlaps, default=0) <= threshold:
+            kept.append(i)
+    return kept
+
+
+def random_boxes(random, count):
+    """On a grid of 1/64, so that IoU can be exactly 0.5."""
+    low = random.randint(0, 24, [count, 2])
+    return np.concatenate([low, low + random.randint(1, 12, [count, 2])], axis=1).astype("float32") / 64
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_fast_nms_is_its_definition(seed):
+    """Also after the cut to the best detections, which counts over all classes."""
+    random = np.random.RandomState(seed)
+    boxes, scores = random_boxes(random, 60), distinct_scores(random, 3, 60)
+    ours = run_nms(make_detect(top_k=40, max_num_detections=25).fast_nms, boxes, scores, boxes)
+    expected = [(label, row) for label in range(3)
+                for row in plain_fast_nms(boxes.astype("float64"), scores[label], 40, 0.5)]
+    expected.sort(key=lambda found: -scores[found])
+    assert len(expected) > 25
+    np.testing.assert_array_equal(ours["class"], [label for label, _ in expected[:25]])
+    np.testing.assert_array_equal(ours["mask"], boxes[[row for _, row in expected[:25]]])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_cross_class_fast_nms_takes_each_box_once_with_its_best_class(seed):
+    random = np.random.RandomState(seed)
+    boxes, scores = random_boxes(random, 60), distinct_scores(random, 3, 60)
+    ours = run_nms(make_detect(top_k=40, max_num_detections=5).cross_class_fast_nms, boxes, scores, boxes)
+    expected = plain_fast_nms(boxes.astype("float64"), scores.max(axis=0), 40, 0.5)
+    assert len(expected) > 5  # max_num_detections does not apply, as in the original
+    np.testing.assert_array_equal(ours["mask"], boxes[expected])
+    np.testing.assert_array_equal(ours["class"], scores.argmax(axis=0)[expected])
+    np.testing.assert_array_equal(ours["score"], scores.max(axis=0)[expected])
+
+
+def test_a_suppressed_box_suppresses_in_fast_nms_only():
+    """A chain of three, each over the next by IoU 0.6: plain NMS keeps the last, Fast NMS does not."""
+    boxes = np.array([[0, 0, 16, 8], [4, 0, 20, 8], [8, 0, 24, 8]], "float32") / 64
+    scores = np.array([[0.9, 0.8, 0.7]], "float32")
+    fast = run_nms(make_detect().fast_nms, boxes, scores, boxes)
+    plain = run_nms(make_detect(max_size=6400).traditional_nms, boxes, scores, boxes)
+    np.testing.assert_array_equal(fast["score"], scores[0, :1])
+    np.testing.assert_array_equal(plain["score"], scores[0, [0, 2]])
+
+
+# --- Detect on its own --------------------------------------------------------------------------------------
+
+def made_up_outputs(seed=0, batch=1, priors=50, classes=4, coeffs=8):
+    random = np.random.RandomState(seed)
+    centre, size = random.uniform(0.2, 0.8, [priors, 2]), random.uniform(0.1, 0.4, [priors, 2])
+    arrays = {"loc": random.standard_normal([batch, priors, 4]),
+              "conf": 3 * random.standard_normal([batch, priors, classes]),
+              "mask": np.tanh(random.standard_normal([batch, priors, coeffs])),
+              "priors": np.concatenate([centre, size], axis=1),
+              "proto": random.standard_normal([batch, 20, 24, coeffs]).clip(0)}
+    return {name: paddle.to_tensor(array.astype("float32")) for name, array in arrays.items()}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_pictures_of_a_batch_are_independent_and_may_be_empty(mode):
+    out = made_up_outputs(batch=3)
+    out["conf"][1, :, 0] = 50.0  # nothing but background
+    detect = make_detect(**MODES[mode])
+    first, empty, third = (numpy_of(detection) for detection in detect(out))
+    [alone] = detect({name: value if name == "priors" else value[2:] for name, value in out.items()})
+    for key, value in numpy_of(alone).items():
+        np.testing.assert_allclose(value, third[key], atol=1e-6)
+    assert len(first["score"]) > 0
+    assert [empty[key].shape for key in KEYS] == [(0, 4), (0,), (0,), (0, 8)]
+    assert {key: empty[key].dtype for key in KEYS} == {key: first[key].dtype for key in KEYS}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_detect_scores_and_boxes_come_from_one_prior(mode):
+    """Softmax over the classes with background; the background's own score is never a detection."""
+    out = made_up_outputs()
+    logits = out["conf"].numpy()[0].astype("float64")
+    scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    found = numpy_of(make_detect(**MODES[mode])(out)[0])
+    for score, label, coeffs in zip(found["score"], found["class"], found["mask"]):
+        [prior] = np.flatnonzero((out["mask"].numpy()[0] == coeffs).all(axis=1))
+        assert abs(scores[prior, label + 1] - score) < 1e-6
+        assert scores[prior, 1:].max() > 0.05
+    # As the original: traditional NMS thresholds every class, Fast NMS only a prior's best one.
+    assert (found["score"] > 0.05).all() == (mode != "fast")
+
+
+def test_detect_without_a_mask_branch_has_no_prototypes():
+    out = made_up_outputs()
+    assert "proto" in make_detect()(out)[0]
+    del out["proto"]
+    assert "proto" not in make_detect()(out)[0]
+
+
+# --- postprocess on its own ---------------------------------------------------------------------------------
+
+@pytest.fixture
+def detection():
+    return make_detect()(made_up_outputs())[0]
+
+
+@pytest.mark.parametrize("threshold", [0, 0.5, 2.0])
+def test_postprocess_does_not_change_its_input(detection, threshold):
+    before = {key: value.numpy().copy() for key, value in detection.items()}
+    first = postprocess(detection, 70, 50, threshold)
+    second = postprocess(detection, 70, 50, threshold)
+    assert set(detection) == set(before)
+    for key, value in before.items():
+        np.testing.assert_array_equal(detection[key].numpy(), value)
+    for one, two in zip(first, second):
+        np.testing.assert_array_equal(one.numpy(), two.numpy())
+
+
+def test_the_threshold_keeps_what_is_above_it(detection):
+    scores = detection["score"].numpy()
+    threshold = float(scores[len(scores) // 2])
+    found = postprocess(detection, 70, 50, threshold)
+    np.testing.assert_array_equal(found[1].numpy(), scores[scores > threshold])
+    assert {len(part) for part in found} == {(scores > threshold).sum()}
+
+
+def assert_empty(found, height, width):
+    classes, scores, boxes, masks = found
+    assert [classes.shape, scores.shape, boxes.shape] == [[0], [0], [0, 4]]
+    assert masks.numpy().shape == (0, height, width) and masks.numpy().dtype == bool
+    assert str(boxes.numpy().dtype) == str(classes.numpy().dtype) == "int64"
+
+
+def test_no_detections_are_an_ordinary_input(detection):
+    """Whether the threshold takes all of them or there were none."""
+    assert_empty(postprocess(detection, 70, 50, 2.0), 50, 70)
+    out = made_up_outputs()
+    out["conf"][:, :, 0] = 50.0
+    [nothing] = make_detect()(out)
+    assert_empty(postprocess(nothing, 70, 50), 50, 70)
+    assert_empty(postprocess(nothing, 70, 50, 0.3), 50, 70)
+
+
+def test_without_prototypes_there_are_boxes_and_no_masks(detection):
+    boxes = postprocess(detection, 70, 50)[2].numpy()
+    del detection["proto"]
+    found = postprocess(detection, 70, 50)
+    assert found[3] is None
+    np.testing.assert_array_equal(found[2].numpy(), boxes)
+    assert postprocess(detection, 70, 50, 2.0)[3] is None
+
+
+def test_boxes_are_clamped_and_truncated(detection):
+    kept = {key: value[:2] if key in KEYS else value for key, value in detection.items()}
+    kept["box"] = paddle.to_tensor([[-0.1, 0.259, 0.999, 1.3], [0.9, 0.8, 0.1, 0.2]])
+    boxes = postprocess(kept, 100, 50)[2].numpy()
+    np.testing.assert_array_equal(boxes, [[0, 12, 99, 50], [10, 10, 90, 40]])
+
+
+def test_masks_are_the_sigmoid_of_the_combination_inside_the_box():
+    random = np.random.RandomState(0)
+    proto, coeffs = (random.standard_normal(shape).astype("float32") for shape in ([6, 8, 5], [3, 5]))
+    boxes = np.array([[0, 0, 1, 1], [0.25, 0.5, 0.5, 1], [0.5, 0, 0.75, 0.5]], "float32")
+    arguments = [paddle.to_tensor(x) for x in (proto, coeffs, boxes)]
+    whole = 1 / (1 + np.exp(-np.einsum("hwk,dk->hwd", proto.astype("float64"), coeffs)))
+    np.testing.assert_allclose(assemble_masks(*arguments, crop_masks=False).numpy(), whole, atol=1e-6)
+    cropped = assemble_masks(*arguments).numpy()
+    inside = np.zeros([6, 8, 3])
+    inside[..., 0], inside[2:, 1:5, 1], inside[:4, 3:7, 2] = 1, 1, 1  # one pixel of padding
+    np.testing.assert_allclose(cropped, whole * inside, atol=1e-6)
+
+
+def test_upsampling_is_bilinear_then_above_one_half():
+    masks = paddle.to_tensor(np.array([[0.0, 1.0]], "float32")[..., None])  # 1 x 2, one mask
+    found = upsample_masks(masks, 8, 3).numpy()
+    # Values 0, 0, 1/8, 3/8, 5/8, 7/8, 1, 1: no corner alignment.
+    np.testing.assert_array_equal(found, np.tile([False] * 4 + [True] * 4, (1, 3, 1)))
+    even = paddle.to_tensor(np.array([[0.5, 0.5]], "float32")[..., None])
+    assert not upsample_masks(even, 8, 3).numpy().any()
+
+
+@pytest.mark.parametrize("limit", [1, 70 * 50, 3 * 70 * 50, 70 * 50 * 1000])
+def test_chunked_upsampling_equals_the_whole(detection, monkeypatch, limit):
+    whole = postprocess(detection, 70, 50)[3].numpy()
+    assert len(whole) % 3  # the last chunk is not full
+    monkeypatch.setattr(output_utils, "MAX_UPSAMPLED", limit)
+    np.testing.assert_array_equal(postprocess(detection, 70, 50)[3].numpy(), whole)
+    assert whole.any() and not whole.all()
