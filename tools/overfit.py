@@ -7,7 +7,7 @@ A config, a label map, a learning rate or a change to the code that is wrong sho
 
 1. The first --count pictures (by image id) with a non-crowd object over --min_area of the picture are chosen;
    only those objects go into OUT/subset.json.
-2. train.py trains on them as one batch, without augmentation. AdamW at 5e-4 with a cosine schedule and random
+2. train.py trains on them as one batch, without augmentation. AdamW at 2e-4 with a cosine schedule and random
    weights are defaults; -o overrides them like any other key of the config.
 3. eval.py measures mask AP on the same pictures: OUT/metrics.json and OUT/predictions.png.
 4. The ground truth itself, brought to the size of the prototypes as in training and back to the picture as
@@ -70,7 +70,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
              "(default: %(default)s)")
     add("--min_area", type=float, default=0.1,
         help="only objects over this share of their picture are learnt (default: %(default)s)")
-    add("--max_size", type=int, default=160,
+    add("--max_size", type=int, default=128,
         help="side of the network's input in pixels; the anchors scale along (default: %(default)s)")
     add("--iterations", type=int, default=400, help="updates, each on all pictures (default: %(default)s)")
     add("--out", default="results/overfit",
@@ -94,7 +94,7 @@ def default_overrides(args: argparse.Namespace) -> list[str]:
     """The KEY=VALUE that make a training learn a few pictures by heart, for the global cfg."""
     overrides = [f"{key}=False" for key in cfg if key.startswith("augment_")]
     return [*overrides, f"max_size={args.max_size}", f"max_iter={args.iterations}",
-            "optimizer=adamw", "lr=5e-4", "lr_schedule=cosine",
+            "optimizer=adamw", "lr=2e-4", "lr_warmup_init=1e-6", "lr_schedule=cosine",
             f"lr_warmup_until={min(LONGEST_WARMUP, args.iterations // 10)}", "backbone.path=None"]
 
 
