@@ -3,6 +3,8 @@
 Shapes used everywhere: B batch, P priors, C classes with background, K prototypes, N ground truths, D detections, H W.
 Coordinates are relative (0..1) unless a docstring says pixels.
 """
+import math
+
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
@@ -63,11 +65,16 @@ class Yolact(nn.Layer):
                                 cfg.head_layer_params, ACTIVATIONS[cfg.mask_proto_coeff_activation])
 
     def _init_weights(self):
-        """Xavier-uniform convolutions with zero biases everywhere but in the backbone, as the original."""
+        """Xavier-uniform convolutions with zero biases, as the original; in the backbone the default of PyTorch.
+
+        That default, uniform in +-1/sqrt(fan in), keeps a network without pretrained weights finite when batch norm is
+        frozen. With Paddle's own, which is larger, every residual block doubles the signal.
+        """
         xavier, zero = nn.initializer.XavierUniform(), nn.initializer.Constant(0.0)
+        torch_default = nn.initializer.KaimingUniform(negative_slope=math.sqrt(5), nonlinearity="leaky_relu")
         for name, layer in self.named_sublayers():
-            if isinstance(layer, nn.Conv2D) and not name.startswith("backbone."):
-                xavier(layer.weight)
+            if isinstance(layer, nn.Conv2D):
+                (torch_default if name.startswith("backbone.") else xavier)(layer.weight)
                 if layer.bias is not None:
                     zero(layer.bias)
 
