@@ -211,6 +211,20 @@ def test_new_convolutions_are_xavier_uniform(new_net):
         assert abs(weight.std() * np.sqrt(3) / bound - 1) < 5 / np.sqrt(weight.size), name
 
 
+def test_a_new_backbone_stays_finite_with_frozen_batch_norm(new_net):
+    """Its convolutions are uniform in +-1/sqrt(fan in), so residual blocks do not double the signal."""
+    for name, layer in new_net.backbone.named_sublayers():
+        if isinstance(layer, nn.Conv2D):
+            weight = layer.weight.numpy().astype("float64")
+            bound = 1 / np.sqrt(np.prod(weight.shape[1:]))
+            assert abs(np.abs(weight).max() / bound - 1) < 1e-2, name
+            assert abs(weight.std() * np.sqrt(3) / bound - 1) < 5 / np.sqrt(weight.size), name
+    new_net.eval()
+    images = paddle.to_tensor(np.random.RandomState(0).randn(1, 3, 64, 64).astype("float32"))
+    with paddle.no_grad():
+        assert all(float(stage.abs().max().item()) < 10 for stage in new_net.backbone(images))
+
+
 def test_new_biases_are_zero(new_net):
     biases = [layer.bias for _, layer in own_convolutions(new_net)]
     assert biases and all(bias is not None and not bias.numpy().any() for bias in biases)
