@@ -1,7 +1,8 @@
 """The process a command runs in: CPU threads, device, seed, memory, atomic files.
 
 Import it before anything else that imports ``paddle``, as train.py and eval.py do: it sets what Paddle's MKL reads
-when it is loaded, and silences Paddle's warning about ccache, which concerns only who compiles operators.
+when it is loaded, imports numpy first (after Paddle 2.6.2 alone, importing pycocotools crashes), and silences Paddle's
+warning about ccache, which concerns only who compiles operators.
 """
 from __future__ import annotations
 
