@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 import pytest
 
-from utils import runtime
+from utils import files, runtime
 
 
 def _python(code, **environment):
@@ -49,7 +49,7 @@ def test_cpu_is_chosen_silently(caplog):
 
 
 def test_threads_follow_the_cpus_or_the_user():
-    code = "from utils import runtime; print(runtime.set_threads(), runtime.available_cpus())"
+    code = "from utils import files, runtime; print(runtime.set_threads(), runtime.available_cpus())"
     threads, cpus = _python(code)[0].split()
     assert threads == cpus
     for wanted in ("3", "1"):
@@ -60,7 +60,7 @@ def test_threads_follow_the_cpus_or_the_user():
 
 
 def test_import_is_silent():
-    assert _python("from utils import runtime") == ("", "")
+    assert _python("from utils import files, runtime") == ("", "")
 
 
 @pytest.mark.parametrize("content, cpus", [("200000 100000", 2), ("max 100000", None), ("50000 100000", 1),
@@ -111,11 +111,11 @@ def test_gpu_stats_without_nvidia_smi(monkeypatch):
 
 def test_atomic_path_replaces_whole_files(tmp_path):
     path = tmp_path / "new" / "file.txt"
-    with runtime.atomic_path(str(path)) as temporary, open(temporary, "w") as file:
+    with files.atomic_path(str(path)) as temporary, open(temporary, "w") as file:
         file.write("one")
         assert not path.exists()
     assert path.read_text() == "one"
-    with pytest.raises(KeyboardInterrupt), runtime.atomic_path(str(path)) as temporary:
+    with pytest.raises(KeyboardInterrupt), files.atomic_path(str(path)) as temporary:
         with open(temporary, "w") as file:
             file.write("half")
         raise KeyboardInterrupt

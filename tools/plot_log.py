@@ -10,8 +10,13 @@ sessions overlap, the later one counts.
 import argparse
 import json
 import os
+import sys
 
 import numpy as np
+
+if __package__ in (None, ""):  # run as a script: python tools/plot_log.py
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from utils.files import atomic_path  # noqa: E402
 
 TERM_NAMES = {"T": "total loss", "B": "box (B)", "C": "class (C)", "M": "mask (M)", "I": "mask IoU (I)",
               "S": "semantic segmentation (S)"}
@@ -117,8 +122,8 @@ def plot_losses(log_files, out_png, last_session=False):
         _style(axes, titles.get(panel, panel), max(log["iter"][-1] for log in logs))
     title = ", ".join(names) + ": loss terms and their running mean"
     figure.suptitle(title, fontsize=13, fontweight="bold", color="#1c2733")
-    os.makedirs(os.path.dirname(os.path.abspath(out_png)), exist_ok=True)
-    figure.savefig(out_png, format="png")
+    with atomic_path(out_png) as temporary:
+        figure.savefig(temporary, format="png")
 
 
 def _record(line):

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import paddle
 
-from utils.runtime import UserError, sync_to_disk
+from utils.files import sync_to_disk
+from utils.runtime import UserError
 from utils.weights import load_weights, read_weights, unpickle_arrays
 
 SUFFIXES = (".json", ".pdopt", ".pdparams")  # in the order in which they appear

@@ -9,12 +9,13 @@ Shapes: D detections of one image, H W size of the original image. Boxes are pix
 import contextlib
 import io
 import json
-import os
 
 import numpy as np
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+
+from utils.files import atomic_path
 
 METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 IOU_PERCENTS = tuple(range(50, 100, 5))
@@ -244,20 +245,9 @@ def write_metrics(path, metrics):
 
 def write_json(path, data, indent=None):
     """Write JSON so that ``path`` holds either the old file or the whole new one; folders are made."""
-    folder = os.path.dirname(os.path.abspath(path))
-    os.makedirs(folder, exist_ok=True)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(data, file, indent=indent, separators=(",", ":") if indent is None else None)
-            file.write("\n" if indent else "")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:  # Ctrl-C too leaves nothing half-written behind
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        json.dump(data, file, indent=indent, separators=(",", ":") if indent is None else None)
+        file.write("\n" if indent else "")
 
 
 def _private_ground_truth(coco_gt, wanted, iou_type):

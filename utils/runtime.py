@@ -1,4 +1,4 @@
-"""The process a command runs in: CPU threads, device, seed, memory, atomic files.
+"""The process a command runs in: CPU threads, device, seed, memory.
 
 Import it before anything else that imports ``paddle``, as train.py and eval.py do: it sets what Paddle's MKL reads
 when it is loaded, imports numpy first (after Paddle 2.6.2 alone, importing pycocotools crashes), and silences Paddle's
@@ -7,7 +7,6 @@ warning about ccache, which concerns only who compiles operators.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import os
 import random
@@ -188,32 +187,3 @@ def str2bool(text):
     if word in ("no", "false", "f", "n", "0", "off"):
         return False
     raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false; write True or False")
-
-
-def sync_to_disk(path):
-    """fsync a file or folder that has been written and closed."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextlib.contextmanager
-def atomic_path(path):
-    """Give a temporary path beside ``path`` to write to; it replaces ``path`` at the end or vanishes.
-
-    Whatever happens in between (error, Ctrl-C), ``path`` holds either its old content or the whole new one.
-    The folder is made if it is missing.
-    """
-    folder = os.path.dirname(os.path.abspath(path))
-    os.makedirs(folder, exist_ok=True)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        yield temporary
-        sync_to_disk(temporary)
-        os.replace(temporary, path)
-        sync_to_disk(folder)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)

@@ -9,6 +9,8 @@ import os
 import cv2
 import numpy as np
 
+from utils.files import atomic_path
+
 # Only for callers that hand in no list of their own; eval.py hands in COLORS of data/config.py.
 PALETTE = ((230, 57, 70), (29, 123, 216), (42, 157, 82), (247, 160, 32), (131, 72, 196), (0, 168, 181),
            (214, 51, 132), (122, 139, 20))
@@ -297,8 +299,8 @@ def _save_page(page, path, title, note, heads):
     figure.text(right, (_MARGIN - 26) / _PAGE_HEIGHT, note, ha="right", **small)
     for x, text in heads:
         figure.text(x / _PAGE_WIDTH, 1 - (_HEADER - 12) / _PAGE_HEIGHT, text, ha="center", **small)
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    figure.savefig(path, dpi=_PAGE_DPI, format="png")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=_PAGE_DPI, format="png")
 
 
 def write_image(path, image_bgr):
@@ -307,13 +309,10 @@ def write_image(path, image_bgr):
     Raises:
         OSError: it cannot be written, or OpenCV has no encoder for the suffix.
     """
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    stem, suffix = os.path.splitext(path)
+    suffix = os.path.splitext(path)[1]
     try:
         encoded = cv2.imencode(suffix, image_bgr)[1]
     except cv2.error:
         raise OSError(f"{path}: OpenCV cannot write the format {suffix!r}; take .png or .jpg") from None
-    temporary = f"{stem}.{os.getpid()}.tmp"
-    with open(temporary, "wb") as file:
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(encoded.tobytes())
-    os.replace(temporary, path)

@@ -17,7 +17,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from utils.runtime import UserError, atomic_path
+from utils.files import atomic_path
+from utils.runtime import UserError
 
 STATISTICS = {"running_mean": "_mean", "running_var": "_variance"}
 PADDLE_NAME_TABLE = "StructuredToParameterName@@"
