@@ -269,7 +269,7 @@ yolact_demo_config = yolact_base_config.copy({
     "dataset": demo_dataset,
     "backbone": demo_backbone,
     "max_size": 96,
-    "max_iter": 1500,
+    "max_iter": 1200,
     "optimizer": "adamw",
     "lr": 4e-3,
     "lr_schedule": "cosine",
