@@ -16,6 +16,16 @@ if str(REPO) not in sys.path:
     sys.path.insert(0, str(REPO))
 
 import utils.runtime  # noqa: E402, F401 (before any test imports Paddle: it sets what Paddle's MKL reads)
+from data.config import cfg  # noqa: E402
+
+DEFAULT_CFG = cfg.copy()
+
+
+@pytest.fixture(autouse=True)
+def default_cfg():
+    """The commands fill the global cfg; every test leaves it as it was at the start."""
+    yield
+    cfg.update_in_place(DEFAULT_CFG)
 
 
 def _folder_from_environment(variable: str, what: str) -> Path:

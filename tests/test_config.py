@@ -88,14 +88,6 @@ LEFT_OUT = {
 ADDED = {"optimizer": "sgd", "lr_schedule": "step", "batch_size_base": 8}
 
 
-@pytest.fixture(autouse=True)
-def restored_cfg():
-    """Tests may change the global cfg; each starts from, and leaves, the default."""
-    before = cfg.copy()
-    yield
-    cfg.update_in_place(before)
-
-
 def flat(values, prefix=""):
     """Nested dicts as {dotted key: value}; the arguments of the head's convolutions count as one value."""
     result = {}
