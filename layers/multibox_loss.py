@@ -53,7 +53,8 @@ class MultiBoxLoss:
         """One sample -> (boxes, labels, masks, crowd boxes) as tensors."""
         count = len(target.labels) - target.num_crowds
         boxes = paddle.to_tensor(target.boxes)
-        return boxes[:count], paddle.to_tensor(target.labels[:count]), target.masks[:count], boxes[count:]
+        labels, masks = paddle.to_tensor(target.labels[:count]), paddle.to_tensor(target.masks[:count])
+        return boxes[:count], labels, masks, boxes[count:]
 
     @staticmethod
     def _boxes(out, matches, positives):
@@ -65,15 +66,16 @@ class MultiBoxLoss:
 
     def _masks(self, out, objects, matches, positives):
         height, width = out["proto"].shape[1:3]
-        total = out["proto"].sum() * 0.0
+        terms = []
         for i, (boxes, _, masks, _) in enumerate(objects):
             if positives[i].shape[0] == 0:
                 continue
             gt_index = matches[i][2].index_select(positives[i])
-            gt_masks = downsample_masks(paddle.to_tensor(masks), height, width)
-            total += lincomb_mask_loss(out["proto"][i], out["mask"][i].index_select(positives[i]),
-                                       boxes.index_select(gt_index), gt_masks, gt_index, self.masks_to_train,
-                                       self.crop_masks)
+            gt_masks = downsample_masks(masks, height, width)
+            terms.append(lincomb_mask_loss(out["proto"][i], out["mask"][i].index_select(positives[i]),
+                                           boxes.index_select(gt_index), gt_masks, gt_index, self.masks_to_train,
+                                           self.crop_masks))
+        total = sum(terms) if terms else out["proto"].sum() * 0.0
         return total / height / width
 
     @staticmethod
@@ -81,6 +83,6 @@ class MultiBoxLoss:
         height, width = segm.shape[2:]
         total = 0.0
         for i, (_, labels, masks, _) in enumerate(objects):
-            gt_masks = downsample_masks(paddle.to_tensor(masks), height, width) if len(masks) else None
+            gt_masks = downsample_masks(masks, height, width) if masks.shape[0] else None
             total += semantic_segmentation_loss(segm[i], gt_masks, labels)
         return total / height / width
