@@ -1,5 +1,6 @@
 """Batches: order, randomness, workers, errors."""
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import signal
@@ -15,7 +16,6 @@ from utils.loader import (
     LoaderError,
     batches_per_epoch,
     epoch_permutation,
-    iterate_batches,
     sample_random_state,
 )
 
@@ -52,9 +52,12 @@ def collate(samples):
                  np.zeros((0, 5), np.float32))
 
 
-def _batches(**settings):
-    given = {"dataset": Numbers(), "collate": collate, "batch_size": 3, "seed": 1, "epoch": 0, **settings}
-    return list(iterate_batches(**given))
+def _batches(dataset=None, batch_size=3, seed=1, epoch=0, start_batch=0, num_workers=0, collate=collate):
+    """The batches of one epoch from `start_batch` on."""
+    with BatchLoader(dataset or Numbers(), collate, batch_size, seed, num_workers) as loader:
+        left = loader.batches_per_epoch - start_batch
+        stream = loader.stream(epoch, start_batch)
+        return [batch for _, _, batch in itertools.islice(stream, max(0, left))]
 
 
 def _same(first, second):

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-CLASS_NAMES = ("circle", "square", "triangle")  # category ids 1, 2, 3; DEMO_CLASSES of data/config.py
+from data.config import DEMO_CLASSES as CLASS_NAMES  # category ids 1, 2, 3
+
 SPLITS = ("train", "val")
 
 EMPTY_SHARE = 0.04  # images without any object

@@ -197,11 +197,3 @@ class BatchLoader:
 
     def __exit__(self, *exception):
         self.close()
-
-
-def iterate_batches(dataset, collate, batch_size, seed, epoch, start_batch=0, num_workers=0):
-    """Yield the batches of one epoch from ``start_batch`` on; arguments and errors as in BatchLoader."""
-    with BatchLoader(dataset, collate, batch_size, seed, num_workers) as loader:
-        left = loader.batches_per_epoch - start_batch
-        for _, _, batch in itertools.islice(loader.stream(epoch, start_batch), max(0, left)):
-            yield batch
