@@ -6,6 +6,7 @@
     python eval.py --trained_model=... --images=in_folder:out_folder
 """
 import argparse
+import functools
 import logging
 import os
 import sys
@@ -142,7 +143,8 @@ def load_network(path, config):
     net = Yolact(config)
     weights = read_weights(path)
     if not config.eval_mask_branch:
-        weights = {name: array for name, array in weights.items() if not name.startswith("proto_net.")}
+        weights = {name: array for name, array in weights.items()
+                   if not name.startswith(("proto_net.", "maskiou_net."))}
     load_weights(net, weights)
     net.eval()
     return net
@@ -154,35 +156,44 @@ class Predictor:
     Args:
         net: Yolact in evaluation mode. config: its configuration.
         use_fast_nms, cross_class_nms, crop, score_threshold, top_k: as the options; top_k None keeps all.
+        one_score: a network that re-scores masks gives boxes their scores too, as pictures show one score an object.
     """
 
     STAGES = ("transform", "network", "detection", "masks")
 
     def __init__(self, net, config, use_fast_nms=True, cross_class_nms=False, crop=True, score_threshold=0.0,
-                 top_k=None):
+                 top_k=None, one_score=False):
         self.net = net
-        self.max_size, self.transform = config.max_size, config.backbone.transform
+        self.transform = functools.partial(
+            base_transform, max_size=config.max_size, transform=config.backbone.transform, means=MEANS, std=STD,
+            preserve_aspect_ratio=config.preserve_aspect_ratio)
         self.detect = build_detect(config, use_fast_nms, cross_class_nms)
-        self.crop = crop and config.mask_proto_crop
+        maskiou_net = net.maskiou_net if config.rescore_mask else None
+        self.rescore_bbox = maskiou_net is not None and (one_score or config.rescore_bbox)
+        self.postprocess = functools.partial(
+            postprocess, score_threshold=score_threshold, crop_masks=crop and config.mask_proto_crop,
+            direct_masks=config.mask_type == "direct" and config.eval_mask_branch, maskiou_net=maskiou_net,
+            rescore_bbox=self.rescore_bbox)
         self.score_threshold = score_threshold
         self.top_k = top_k
         self.seconds = dict.fromkeys(self.STAGES, 0.0)
 
     @paddle.no_grad()
     def __call__(self, image_bgr):
-        """image_bgr: uint8 [H, W, 3] -> (classes, scores, boxes, masks): ndarrays as of `postprocess`."""
+        """image_bgr: uint8 [H, W, 3] -> layers.output_utils.Detections of ndarrays."""
         height, width = image_bgr.shape[:2]
         clock = [time.perf_counter()]
-        image = base_transform(image_bgr, self.max_size, self.transform, MEANS, STD)
+        image = self.transform(image_bgr)
         clock.append(time.perf_counter())
         out = self.net(paddle.to_tensor(image[np.newaxis]))
         clock.append(time.perf_counter())
         detection = self.detect(out)[0]
-        if self.top_k is not None:
+        if self.top_k is not None and not self.rescore_bbox:  # masks of the others need not be made
             detection.update({key: detection[key][:self.top_k] for key in ("box", "class", "score", "mask")})
         clock.append(time.perf_counter())
-        found = postprocess(detection, width, height, self.score_threshold, self.crop)
-        found = tuple(None if part is None else part.numpy() for part in found)
+        found = self.postprocess(detection, width, height).numpy()
+        if self.rescore_bbox:
+            found = found.best(self.top_k, self.score_threshold)
         clock.append(time.perf_counter())
         for stage, start, stop in zip(self.STAGES, clock, clock[1:]):
             self.seconds[stage] += stop - start
@@ -206,12 +217,12 @@ def evaluate(predictor, dataset, order, bar=True, keep=0):
         image = dataset.try_load_image(position)
         if image is None:
             continue
-        classes, scores, boxes, masks = predictor(image)
-        results.add(dataset.ids[position], classes, boxes, scores, masks)
-        results.has_masks = masks is not None
+        found = predictor(image)
+        results.add(dataset.ids[position], found.classes, found.boxes, found.scores, found.masks, found.mask_scores)
+        results.has_masks = found.masks is not None
         if len(kept) < keep:
-            masks = np.zeros((len(classes), *image.shape[:2]), bool) if masks is None else masks
-            kept.append((position, (classes, scores, masks, boxes)))
+            masks = np.zeros((len(found.classes), *image.shape[:2]), bool) if found.masks is None else found.masks
+            kept.append((position, (found.classes, found.scores, masks, found.boxes)))
     return results, [dataset.ids[position] for position in order], kept
 
 
@@ -298,9 +309,9 @@ def detect_pictures(predictor, pairs, args):
                 raise
             logging.warning("a picture is skipped: %s", error)
             continue
-        classes, scores, boxes, masks = predictor(image)
+        found = predictor(image)
         drawn = draw_detections(
-            image, classes, scores, boxes, masks, cfg.dataset.class_names, args.display_masks,
+            image, found.classes, found.scores, found.boxes, found.masks, cfg.dataset.class_names, args.display_masks,
             args.display_bboxes, args.display_text, args.display_scores, COLORS)
         write_image(target, drawn)
         written.append(target)
@@ -322,7 +333,7 @@ def run(args):
     device = select_device(args.cuda)
     set_threads()
     predictor = Predictor(load_network(path, cfg), cfg, args.fast_nms, args.cross_class_nms, args.crop,
-                          args.score_threshold or 0.0, args.top_k)
+                          args.score_threshold or 0.0, args.top_k, one_score=pairs is not None)
     print(f"{cfg.name} from {path}, on {device}")
     if args.fast_nms is False and args.cross_class_nms:
         logging.warning("--cross_class_nms has no effect on traditional NMS")

@@ -30,7 +30,7 @@ from data.coco import COCODetection, collate, image_order
 from data.config import MEANS, STD, ConfigError, apply_overrides, cfg, set_cfg, set_dataset
 from data.images import DatasetError
 from eval import Predictor, evaluate, load_validation_set, seed_number
-from layers.multibox_loss import MultiBoxLoss
+from layers.multibox_loss import criteria
 from utils import checkpoint
 from utils.augmentations import build_augmentation
 from utils.coco_results import compact_table, evaluate_results, validation_figures
@@ -194,11 +194,16 @@ class Trainer:
         self.batches_per_epoch = batches_per_epoch
         self.validation_set = validation_set
         self.previous = resumed  # path of the last checkpoint of this training
+        self.criteria = criteria(cfg, net.maskiou_net)
         self.meter = Meter()
         self.log = None
         if args.log:
             self.log = Log(os.path.join(args.log_folder, f"{cfg.name}.log"), vars(args),
                            gpu_stats if args.log_gpu else None)
+
+    def criterion(self, iteration):
+        """The loss of an iteration, as the config's delayed_settings have it."""
+        return [criterion for first, criterion in self.criteria if first <= iteration][-1]
 
     def record(self, epoch, iteration, losses, lr, seconds, reader_seconds):
         """Log one iteration; print every tenth."""
@@ -234,7 +239,7 @@ class Trainer:
                                  **validation_figures(metrics)})
 
 
-def train(trainer, loader, criterion, iteration):
+def train(trainer, loader, iteration):
     """The training loop, from `iteration` to the schedule's end."""
     args, schedule = trainer.args, trainer.schedule
     bad_steps = BadSteps()
@@ -247,7 +252,7 @@ def train(trainer, loader, criterion, iteration):
             seed_everything(args.seed, iteration)
             lr = learning_rate(schedule, iteration)
             with hold_interrupts():
-                losses = train_step(trainer.net, criterion, trainer.optimizer, batch, lr)
+                losses = train_step(trainer.net, trainer.criterion(iteration), trainer.optimizer, batch, lr)
                 trainer.record(epoch, iteration, losses, lr, time.perf_counter() - start, reader_seconds)
                 iteration += 1
             bad_steps.check(losses, iteration - 1, batch)
@@ -328,7 +333,7 @@ def run(args):
         trainer = Trainer(args, net, optimizer, schedule, loader.batches_per_epoch, validation_set, path)
         if validation_set is not None:
             validate(net, validation_set, 1)  # what is wrong with it should show now, not hours from here
-        train(trainer, loader, MultiBoxLoss(cfg), iteration)
+        train(trainer, loader, iteration)
 
 
 def main(argv=None):

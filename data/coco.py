@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Callable
 
+import cv2
 import numpy as np
 from pycocotools.coco import COCO
 
@@ -59,8 +60,29 @@ class Batch:
     samples: list[Sample]
 
 
+def fitted(sample: Sample, height: int, width: int) -> Sample:
+    """The sample at another size, its aspect ratio kept: scaled to fit, zero to the right or below.
+
+    For batches of pictures that keep their aspect ratio: the first one, itself a random one, sets the size.
+    """
+    old_height, old_width = sample.image.shape[1:]
+    scale = min(height / old_height, width / old_width)
+    new_height, new_width = min(height, round(old_height * scale)), min(width, round(old_width * scale))
+
+    def place(planes):
+        placed = np.zeros((len(planes), height, width), planes.dtype)
+        for plane, target in zip(planes, placed):
+            target[:new_height, :new_width] = cv2.resize(plane, (new_width, new_height))
+        return placed
+
+    boxes = sample.boxes * np.float32([new_width / width, new_height / height] * 2)
+    return replace(sample, image=place(sample.image), masks=place(sample.masks), boxes=boxes)
+
+
 def collate(samples: Sequence[Sample]) -> Batch:
     """Stacks the pictures of samples into a `Batch`; objects stay per picture, as their number differs."""
+    size = samples[0].image.shape[1:]
+    samples = [sample if sample.image.shape[1:] == size else fitted(sample, *size) for sample in samples]
     # The samples lose theirs: a worker would send each of them twice.
     images = np.stack([sample.image for sample in samples])
     return Batch(images, [replace(sample, image=None) for sample in samples])

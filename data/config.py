@@ -125,7 +125,9 @@ resnet101_backbone = Config({
     "name": "ResNet101",
     "path": "resnet101_reducedfc.pth",  # ImageNet weights in --save_folder; None: random weights
     "type": "ResNetBackbone",
-    "args": ([3, 4, 23, 3],),  # blocks of each stage; a ResNet takes its base width (64) as a second one
+    # Blocks of each stage; then, optionally: how many of the last blocks of each are deformable (DCNv2), every
+    # how manieth of those (1), and the base width (64).
+    "args": ([3, 4, 23, 3],),
     "transform": {"channel_order": "RGB", "normalize": True, "subtract_means": False, "to_float": False},
     "selected_layers": [1, 2, 3],  # stages handed to the FPN, counted from 0: C3, C4, C5
     # For each level P3, P4, ...: anchor sizes in pixels of the network's input; their width / height.
@@ -150,10 +152,47 @@ darknet53_backbone = resnet101_backbone.copy({
     "selected_layers": [2, 3, 4],
 })
 
+resnet101_gn_backbone = resnet101_backbone.copy({
+    "name": "ResNet101_GN",
+    "path": "R-101-GN.pkl",
+    "type": "ResNetBackboneGN",
+})
+
+# YOLACT++ (TPAMI 2020, Sec. 6): deformable convolutions, and anchors of three sizes and real aspect ratios.
+_three_scales = [[size * 2 ** (step / 3) for step in range(3)] for size in (24, 48, 96, 192, 384)]
+
+resnet101_dcn_inter3_backbone = resnet101_backbone.copy({
+    "name": "ResNet101_DCN_Interval3",
+    "args": ([3, 4, 23, 3], [0, 4, 23, 3], 3),
+})
+
+resnet50_dcnv2_backbone = resnet50_backbone.copy({
+    "name": "ResNet50_DCNv2",
+    "args": ([3, 4, 6, 3], [0, 4, 6, 3]),
+})
+
+# Stages of convolutions (channels) and max pooling ("M"), each with the layer's arguments if they are not the
+# usual; then (channels, stride) of the stages that SSD adds, and the stages whose output is normalised.
+vgg16_backbone = resnet101_backbone.copy({
+    "name": "VGG16",
+    "path": "vgg16_reducedfc.pth",
+    "type": "VGGBackbone",
+    "args": ([[64, 64],
+              ["M", 128, 128],
+              ["M", 256, 256, 256],
+              [["M", {"kernel_size": 2, "stride": 2, "ceil_mode": True}], 512, 512, 512],
+              ["M", 512, 512, 512],
+              [["M", {"kernel_size": 3, "stride": 1, "padding": 1}],
+               [1024, {"kernel_size": 3, "padding": 6, "dilation": 6}], [1024, {"kernel_size": 1}]]],
+             [[256, 2]], [3]),
+    "transform": {"normalize": False, "subtract_means": True},
+    "selected_layers": [3, 5, 6],  # conv4_3, fc7 and SSD's first added stage: strides 8, 16, 32
+})
+
 demo_backbone = resnet50_backbone.copy({
     "name": "ResNet17 slim",
     "path": None,
-    "args": ([1, 2, 2], 32),
+    "args": ([1, 2, 2], None, 1, 32),
     "selected_layers": [1, 2],
     "pred_scales": [[18], [32], [54]],
     "pred_aspect_ratios": [[[1, 0.5, 2]]] * 3,
@@ -181,6 +220,7 @@ yolact_base_config = YolactConfig({
     "lr_warmup_init": 1e-4,
     "lr_warmup_until": 500,  # iterations
     "freeze_bn": False,  # train.py also freezes batch norm when a device gets fewer than 6 pictures
+    "delayed_settings": [],  # [iteration, {key: value}]: weights and thresholds of the losses from then on
 
     # Losses: weights of conf (C), box (B), mask (M) and semantic segmentation (S).
     "conf_alpha": 1.0,
@@ -193,6 +233,26 @@ yolact_base_config = YolactConfig({
     "negative_iou_threshold": 0.4,  # background below this, and ignored in between
     "crowd_iou_threshold": 0.7,  # background anchors this far inside a crowd region are ignored
     "ohem_negpos_ratio": 3,  # background anchors per positive one in the conf loss
+    "discard_mask_area": -1,  # objects of no more prototype pixels stay out of the mask IoU loss (I); -1: none
+    "maskiou_alpha": 1.0,
+
+    # Losses that the papers compare with, all off in the published networks. The focal loss takes the place of
+    # hard negative mining: on a softmax, on sigmoids, or on an objectness that multiplies a softmax.
+    "use_focal_loss": False,
+    "use_sigmoid_focal_loss": False,
+    "use_objectness_score": False,
+    "focal_loss_alpha": 0.25,
+    "focal_loss_gamma": 2.0,
+    "focal_loss_init_pi": 0.01,  # share of foreground that an untrained network predicts
+    "use_class_existence_loss": False,  # E: which classes are in the picture
+    "class_existence_alpha": 1.0,
+    "mask_proto_coeff_diversity_loss": False,  # D: like coefficients for one object, unlike for several
+    "mask_proto_coeff_diversity_alpha": 1.0,
+    "use_mask_scoring": False,  # I from a branch of the head: it learns the mask's IoU and scales the score
+    "mask_scoring_alpha": 1.0,
+
+    # Pictures are stretched to a square, or keep their aspect ratio at the square's area.
+    "preserve_aspect_ratio": False,
 
     # Augmentation of the training pictures.
     "augment_photometric_distort": True,
@@ -220,6 +280,10 @@ yolact_base_config = YolactConfig({
     "extra_head_net": [(256, 3, {"padding": 1})],
     "head_layer_params": {"kernel_size": 3, "padding": 1},
 
+    # Masks: "lincomb" combines prototypes; "direct" predicts mask_size x mask_size pixels of each (fc-mask).
+    "mask_type": "lincomb",
+    "mask_size": 16,
+
     # Protonet on FPN level mask_proto_src; (None, -2, {}) doubles the resolution, last are the prototypes.
     "mask_proto_src": 0,
     "mask_proto_net": [(256, 3, {"padding": 1}), (256, 3, {"padding": 1}), (256, 3, {"padding": 1}),
@@ -227,6 +291,14 @@ yolact_base_config = YolactConfig({
     "mask_proto_prototype_activation": "relu",
     "mask_proto_coeff_activation": "tanh",
     "mask_proto_crop": True,
+    "mask_proto_use_grid": False,  # the protonet also sees where it is: two channels of coordinates
+    "mask_proto_bias": False,  # one more prototype, 1 everywhere
+
+    # Fast mask re-scoring (YOLACT++): a network estimates each mask's IoU, and its score is multiplied by it.
+    "use_maskiou": False,
+    "maskiou_net": [],  # as mask_proto_net; a convolution to the classes follows
+    "rescore_mask": False,
+    "rescore_bbox": False,  # the box's score as well
 
     # Detection.
     "eval_mask_branch": True,
@@ -261,6 +333,56 @@ yolact_resnet50_pascal_config = yolact_resnet50_config.copy({
     "max_iter": 120000,
     "lr_steps": (60000, 100000),
     "backbone": {"pred_scales": [[32], [64], [128], [256], [512]], "use_square_anchors": False},
+})
+
+yolact_plus_base_config = yolact_base_config.copy({
+    "name": "yolact_plus_base",
+    "backbone": resnet101_dcn_inter3_backbone.copy({"pred_scales": _three_scales, "use_square_anchors": False}),
+    "use_maskiou": True,
+    "maskiou_net": [(8, 3, {"stride": 2}), (16, 3, {"stride": 2}), (32, 3, {"stride": 2}),
+                    (64, 3, {"stride": 2}), (128, 3, {"stride": 2})],
+    "maskiou_alpha": 25.0,
+    "rescore_mask": True,
+    "discard_mask_area": 5 * 5,
+})
+
+yolact_plus_resnet50_config = yolact_plus_base_config.copy({
+    "name": "yolact_plus_resnet50",
+    "backbone": resnet50_dcnv2_backbone.copy({"pred_scales": _three_scales, "use_square_anchors": False}),
+})
+
+# ----------------------------------------------------------------- Networks that the papers compare with
+
+# YOLACT++, one change at a time: deformable convolutions, in every third block or in each of the last ten;
+# more anchors; mask re-scoring.
+yolact_base_dcn_config = yolact_base_config.copy({
+    "name": "yolact_base_dcn", "backbone": resnet101_dcn_inter3_backbone,
+})
+yolact_base_dcn_last10_config = yolact_base_config.copy({
+    "name": "yolact_base_dcn_last10",
+    "backbone": {"name": "ResNet101_DCN_Last10", "args": ([3, 4, 23, 3], [0, 0, 7, 3])},
+})
+yolact_base_anchors_config = yolact_base_config.copy({
+    "name": "yolact_base_anchors",
+    "backbone": {"pred_scales": _three_scales, "use_square_anchors": False},
+})
+yolact_base_maskiou_config = yolact_base_config.copy({
+    "name": "yolact_base_maskiou",
+    **{key: yolact_plus_base_config[key]
+       for key in ("use_maskiou", "maskiou_net", "maskiou_alpha", "rescore_mask", "discard_mask_area")},
+})
+
+# YOLACT, Table 2: masks from fully connected layers, and k prototypes.
+yolact_fcmask_config = yolact_base_config.copy({"name": "yolact_fcmask", "mask_type": "direct"})
+yolact_k8_config, yolact_k16_config, yolact_k64_config = (
+    yolact_base_config.copy({
+        "name": f"yolact_k{prototypes}",
+        "mask_proto_net": [*yolact_base_config.mask_proto_net[:-1], (prototypes, 1, {})]})
+    for prototypes in (8, 16, 64))
+
+yolact_vgg16_config = yolact_base_config.copy({"name": "yolact_vgg16", "backbone": vgg16_backbone})
+yolact_resnet101_gn_config = yolact_base_config.copy({
+    "name": "yolact_resnet101_gn", "backbone": resnet101_gn_backbone,
 })
 
 # `make demo`: a network small enough to learn the drawn shapes on two processor cores.

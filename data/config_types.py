@@ -14,9 +14,16 @@ _ACTIVATIONS = ("relu", "sigmoid", "tanh", "softmax", "none")
 _CHOICES = {
     "optimizer": ("sgd", "adamw"),
     "lr_schedule": ("step", "cosine"),
+    "mask_type": ("lincomb", "direct"),
     "mask_proto_prototype_activation": _ACTIVATIONS,
     "mask_proto_coeff_activation": _ACTIVATIONS,
 }
+# What delayed_settings may change during a training: numbers that only the loss reads.
+DELAYED_KEYS = (
+    "bbox_alpha", "conf_alpha", "mask_alpha", "semantic_segmentation_alpha", "maskiou_alpha", "mask_scoring_alpha",
+    "class_existence_alpha", "mask_proto_coeff_diversity_alpha", "masks_to_train", "discard_mask_area",
+    "positive_iou_threshold", "negative_iou_threshold", "crowd_iou_threshold", "ohem_negpos_ratio",
+    "focal_loss_alpha", "focal_loss_gamma")
 
 
 class ConfigError(ValueError):
@@ -156,7 +163,7 @@ class YolactConfig(Config):
 
     derived = {
         "num_classes": "dataset.class_names (its classes, and 1 for the background)",
-        "mask_dim": "the last entry of mask_proto_net",
+        "mask_dim": "mask_type, mask_proto_net, mask_proto_bias and mask_size",
     }
 
     @property
@@ -166,12 +173,22 @@ class YolactConfig(Config):
 
     @property
     def mask_dim(self):
-        """int: number of prototypes, and of mask coefficients per object, K."""
-        return self.mask_proto_net[-1][0]
+        """int: number of prototypes, and of mask coefficients per object, K; of pixels for direct masks."""
+        if self.mask_type == "direct":
+            return self.mask_size ** 2
+        return self.mask_proto_net[-1][0] + self.mask_proto_bias
+
+    @property
+    def conf_mode(self):
+        """str: the class loss, and how scores follow from its logits: what the three focal flags select."""
+        if not self.use_focal_loss:
+            return "ohem"
+        return "sigmoid" if self.use_sigmoid_focal_loss else "objectness" if self.use_objectness_score else "focal"
 
     def _merge(self, overrides, prefix):
         old_size = self.max_size
         super()._merge(overrides, prefix)
+        self._check_combinations()
         if "max_size" in overrides and "pred_scales" not in overrides.get("backbone", ()):
             # Anchors keep their size relative to the picture, rounded down as in the original's 400 and 700
             # configs unless they were fractions before.
@@ -179,6 +196,23 @@ class YolactConfig(Config):
                 [type(scale)(scale * self.max_size / old_size) for scale in scales]
                 for scales in self.backbone.pred_scales
             ]
+
+    def _check_combinations(self):
+        """Raise a ConfigError for switches that exclude each other, or that need another one."""
+        wrong = (
+            (self.use_sigmoid_focal_loss and self.use_objectness_score,
+             "use_sigmoid_focal_loss and use_objectness_score are two kinds of focal loss; choose one"),
+            ((self.use_sigmoid_focal_loss or self.use_objectness_score) and not self.use_focal_loss,
+             "use_sigmoid_focal_loss and use_objectness_score are kinds of focal loss; set use_focal_loss too"),
+            (self.use_maskiou and self.use_mask_scoring,
+             "use_maskiou and use_mask_scoring both learn the masks' IoU; choose one"),
+            (self.use_maskiou and not self.maskiou_net, "use_maskiou needs the layers of maskiou_net"),
+            (self.mask_type == "direct" and (self.use_maskiou or self.use_mask_scoring
+                                             or self.mask_proto_coeff_diversity_loss),
+             "use_maskiou, use_mask_scoring and mask_proto_coeff_diversity_loss need mask_type='lincomb'"))
+        for is_wrong, message in wrong:
+            if is_wrong:
+                raise ConfigError(message)
 
 
 def _plain(path, value, nest=False):
@@ -240,6 +274,12 @@ def _check_value(path, value):
         twice = [name for name in value if value.count(name) > 1]
         if twice:
             raise ConfigError(f"{path} has {twice[0]!r} twice; write each class once")
+    if key == "delayed_settings":
+        for change in value if isinstance(value, list) else [None]:
+            if not (isinstance(change, list) and len(change) == 2 and type(change[0]) is int
+                    and isinstance(change[1], dict) and set(change[1]) <= set(DELAYED_KEYS)):
+                raise ConfigError(f"{path}: {_short(change)} has to be [iteration, {{key: value}}] with keys among "
+                                  f"{', '.join(DELAYED_KEYS)}")
     if key == "label_map" and value is not None:
         numbers = [n for pair in value.items() for n in pair] if isinstance(value, dict) else [None]
         if not all(type(number) is int for number in numbers):

@@ -7,6 +7,16 @@ from paddle.vision.ops import nms
 from layers.box_utils import decode, jaccard
 
 
+def objectness_scores(conf):
+    """Scores from an objectness, the first logit, that multiplies a softmax over the classes. [..., C] -> [..., C]."""
+    objectness = F.sigmoid(conf[..., :1])
+    return paddle.concat([1 - objectness, objectness * F.softmax(conf[..., 1:], axis=-1)], axis=-1)
+
+
+# Class scores from the logits [..., C], as the class loss (the config's conf_mode) has taught them.
+CLASS_SCORES = {"ohem": F.softmax, "focal": F.softmax, "sigmoid": F.sigmoid, "objectness": objectness_scores}
+
+
 class Detect:
     """Turns the network's outputs into one set of detections a picture.
 
@@ -17,10 +27,11 @@ class Detect:
         max_num_detections: detections kept of a picture (cross-class Fast NMS keeps up to top_k, as the original).
         max_size: input size in pixels; traditional NMS counts in pixels.
         use_fast_nms, cross_class_nms: the mode. Traditional NMS is always per class.
+        conf_mode: how class scores follow from the logits, a key of CLASS_SCORES.
     """
 
     def __init__(self, top_k, conf_thresh, nms_thresh, max_num_detections, max_size,
-                 use_fast_nms=True, cross_class_nms=False):
+                 use_fast_nms=True, cross_class_nms=False, conf_mode="ohem"):
         self.top_k = top_k
         self.conf_thresh = conf_thresh
         self.nms_thresh = nms_thresh
@@ -28,6 +39,7 @@ class Detect:
         self.max_size = max_size
         self.use_fast_nms = use_fast_nms
         self.cross_class_nms = cross_class_nms
+        self.class_scores = CLASS_SCORES[conf_mode]
 
     @paddle.no_grad()
     def __call__(self, out):
@@ -38,10 +50,12 @@ class Detect:
 
         Returns:
             list of B dicts, sorted by score: box [D, 4] corner form relative, class [D] int64 0-based without
-            background, score [D], mask [D, K] coefficients, and proto [h, w, K] if the network has a mask branch.
-            D may be 0.
+            background, score [D], mask [D, K] coefficients or direct masks, and proto [h, w, K] if the network has a
+            protonet. D may be 0.
         """
-        scores = F.softmax(out["conf"], axis=-1)
+        scores = self.class_scores(out["conf"])
+        if "score" in out:  # mask scoring
+            scores = scores * F.sigmoid(out["score"])
         boxes = decode(out["loc"], out["priors"])
         detections = []
         for i in range(scores.shape[0]):

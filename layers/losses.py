@@ -1,8 +1,8 @@
-"""The terms of YOLACT's loss (Sec. 3.3 to 5), one pure function each, summed over a batch and not yet normalised."""
+"""The terms of YOLACT's loss (Sec. 3.3 to 5; YOLACT++, Sec. 6.1), one pure function each: sums, not yet normalised."""
 import paddle
 import paddle.nn.functional as F
 
-from layers.box_utils import center_size, crop
+from layers.box_utils import center_size
 
 
 def box_loss(loc, loc_target):
@@ -49,33 +49,37 @@ def downsample_masks(masks, height, width):
     return (masks.squeeze(0) > 0.5).astype("float32")
 
 
-def lincomb_mask_loss(proto, coeffs, gt_boxes, gt_masks, gt_index, masks_to_train, crop_masks):
+def mask_loss(masks, gt_masks, gt_boxes, is_cropped):
     """M of one picture: pixel-wise binary cross entropy of the assembled masks (Sec. 3.3, "Loss Functions").
 
     The prediction is cropped to its ground-truth box, the ground truth is not; each mask's sum is divided by the
     area of its ground-truth box, so that small objects count as much as large ones (Sec. 3.3, "Cropping Masks").
 
     Args:
-        proto: [h, w, K]. coeffs: [n, K] of the picture's positive priors.
-        gt_boxes: [n, 4] relative and gt_index: int64 [n], the object each positive is matched with.
-        gt_masks: float32 [N, h, w], 0 or 1.
-        masks_to_train: at most so many positives, a random choice, are used; the loss is scaled up to all.
+        masks: [h, w, n] in 0..1, of the picture's positive priors. gt_masks: float32 [h, w, n], 0 or 1, and
+        gt_boxes: [n, 4] relative, of the objects that they are matched with. is_cropped: whether masks are.
 
     Returns: scalar sum over positives, times h * w if cropped.
     """
-    height, width = proto.shape[:2]
-    positives = coeffs.shape[0]
-    if positives > masks_to_train:
-        chosen = paddle.randperm(positives)[:masks_to_train]
-        coeffs, gt_boxes, gt_index = (x.index_select(chosen) for x in (coeffs, gt_boxes, gt_index))
-    masks = F.sigmoid(paddle.matmul(proto, coeffs, transpose_y=True))
-    if crop_masks:
-        masks = crop(masks, gt_boxes)
-    target = gt_masks.index_select(gt_index).transpose([1, 2, 0])
-    pixels = F.binary_cross_entropy(masks, target, reduction="none").sum(axis=[0, 1])
+    height, width = masks.shape[:2]
+    pixels = F.binary_cross_entropy(masks, gt_masks, reduction="none").sum(axis=[0, 1])
     size = center_size(gt_boxes)[:, 2:]
-    loss = (pixels / (size[:, 0] * width) / (size[:, 1] * height)).sum() * (height * width if crop_masks else 1)
-    return loss * (positives / masks_to_train) if positives > masks_to_train else loss
+    return (pixels / (size[:, 0] * width) / (size[:, 1] * height)).sum() * (height * width if is_cropped else 1)
+
+
+def mask_iou_loss(estimate, masks, gt_masks):
+    """I: smooth L1 of the estimated IoU of masks (YOLACT++, Sec. 6.1).
+
+    Args:
+        estimate: [n]. masks: [h, w, n] in 0..1, binarised at 0.5 for their IoU. gt_masks: [h, w, n], 0 or 1.
+
+    Returns: scalar sum. The IoU of two empty masks is 0.
+    """
+    with paddle.no_grad():
+        masks = (masks > 0.5).astype(gt_masks.dtype)
+        overlap = (masks * gt_masks).sum(axis=[0, 1])
+        iou = overlap / (masks.sum(axis=[0, 1]) + gt_masks.sum(axis=[0, 1]) - overlap).clip(min=1)
+    return F.smooth_l1_loss(estimate, iou, reduction="sum")
 
 
 def semantic_segmentation_loss(segm, gt_masks, labels):

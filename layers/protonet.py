@@ -1,4 +1,5 @@
 """Protonet: a small fully convolutional network that gives the K prototype masks of a picture (Sec. 3.1, Fig. 3)."""
+import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
@@ -37,3 +38,36 @@ def make_net(in_channels, layers, include_last_relu=True):
     if not include_last_relu:
         modules.pop()
     return nn.Sequential(*modules), in_channels
+
+
+class ProtoNet(nn.Sequential):
+    """The protonet with what stands around its layers.
+
+    Args:
+        in_channels: channels of the pyramid level it works on. layers: in `make_net` notation.
+        activation: of the prototypes.
+        use_grid: also give it the coordinates of each cell, relative 0..1, as two channels behind the others.
+        bias: add a prototype that is 1 everywhere, so that a coefficient can shift the mask.
+    """
+
+    def __init__(self, in_channels, layers, activation, use_grid=False, bias=False):
+        modules, _ = make_net(in_channels + 2 * use_grid, layers, include_last_relu=False)
+        super().__init__(*modules)
+        self.activation, self.use_grid, self.bias = activation, use_grid, bias
+
+    def forward(self, x):
+        """x: [B, in_channels, H, W] -> prototypes [B, h, w, K]."""
+        if self.use_grid:
+            x = paddle.concat([x, cell_coordinates(x)], axis=1)
+        protos = self.activation(super().forward(x)).transpose([0, 2, 3, 1])
+        if self.bias:
+            protos = paddle.concat([protos, paddle.ones_like(protos[..., :1])], axis=-1)
+        return protos
+
+
+def cell_coordinates(x):
+    """x and y of the centre of every cell, relative 0..1. [B, C, H, W] -> [B, 2, H, W]."""
+    batch, _, height, width = x.shape
+    columns = ((paddle.arange(width, dtype=x.dtype) + 0.5) / width).expand([height, width])
+    rows = ((paddle.arange(height, dtype=x.dtype) + 0.5) / height).unsqueeze(1).expand([height, width])
+    return paddle.stack([columns, rows]).expand([batch, 2, height, width])

@@ -16,7 +16,7 @@ import pytest
 from data.config import cfg
 
 REPO = Path(__file__).resolve().parent.parent
-TINY = ["max_size=48", "fpn.num_features=16", "backbone.args=([1, 1, 1], 8)",
+TINY = ["max_size=48", "fpn.num_features=16", "backbone.args=([1, 1, 1], None, 1, 8)",
         "extra_head_net=[(16, 3, {'padding': 1})]",
         "mask_proto_net=[(16, 3, {'padding': 1}), (None, -2, {}), (8, 1, {})]"]
 

@@ -27,7 +27,8 @@ from utils.augmentations import base_transform
 from yolact import Yolact
 
 GOLDENS = Path(__file__).parent / "goldens"
-CONFIGS = ("yolact_base", "yolact_im400", "yolact_darknet53", "yolact_resnet50", "yolact_resnet50_pascal")
+CONFIGS = ("yolact_base", "yolact_im400", "yolact_darknet53", "yolact_resnet50", "yolact_resnet50_pascal",
+           "yolact_plus_base", "yolact_plus_resnet50")
 STATISTICS = {"running_mean": "_mean", "running_var": "_variance"}
 SEED = 1
 
@@ -95,11 +96,13 @@ def relative_error(golden, key, array):
 
 
 class Forward(NamedTuple):
-    """One pass of one network: config, outputs (name -> ndarray), errors (golden key -> relative error)."""
+    """One pass of one network: config, outputs (name -> ndarray), errors (golden key -> relative error), and the
+    network's maskiou_net."""
 
     config: object
     outputs: dict
     errors: dict
+    maskiou_net: object
 
 
 @functools.cache
@@ -120,7 +123,7 @@ def forward(config_name, folder=GOLDENS):
     errors = {key: relative_error(golden, key, level.numpy()) for key, level in maps.items()}
     errors.update({f"train/{name}": relative_error(golden, f"train/{name}", value)
                    for name, value in outputs.items()})
-    return Forward(config, outputs, errors)
+    return Forward(config, outputs, errors, net.maskiou_net)
 
 
 def decode_masks(counts, height, width):

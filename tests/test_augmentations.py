@@ -359,7 +359,7 @@ def test_build_augmentation_reads_the_config():
     assert training.random_sample_crop
     assert (training.random_mirror, training.random_flip, training.random_rot90) == (True, False, True)
     evaluation = build_augmentation(cfg, MEANS, STD, training=False)
-    assert isinstance(evaluation, BaseTransform) and evaluation.max_size == 96
+    assert isinstance(evaluation, BaseTransform) and evaluation.args[0] == 96
 
 
 def test_augmentation_equals_the_original_seed_by_seed(coco_tiny, goldens_dir):

@@ -19,14 +19,10 @@ GOLDEN = json.loads((Path(__file__).parent / "goldens" / "configs.json").read_te
 OFF = "an experiment that every published config leaves off"
 FIXED = "every published config has it on; ours always does it"
 NEVER = "never read by the original's code for these configs"
-PLUS = "belongs to YOLACT++"
 
 # Keys of the original without a counterpart here: (their value in every base config, why they are left out).
 LEFT_OUT = {
-    "mask_type": (1, "only masks made of prototypes (1, lincomb) exist here"),
-    "mask_size": (16, "size of the direct masks of mask_type 0"),
     "mask_dim": (None, "derived from mask_proto_net; the original stores it at run time"),
-    "mask_proto_bias": (False, OFF),
     "mask_proto_crop_expand": (0, OFF),
     "mask_proto_loss": (None, OFF),
     "mask_proto_binarize_downsampled_gt": (True, FIXED),
@@ -34,30 +30,17 @@ LEFT_OUT = {
     "mask_proto_normalize_emulate_roi_pooling": (True, FIXED),
     "mask_proto_reweight_mask_loss": (False, OFF),
     "mask_proto_reweight_coeff": (1, OFF),
-    "mask_proto_grid_file": ("data/grid.npy", OFF),
-    "mask_proto_use_grid": (False, OFF),
+    "mask_proto_grid_file": ("data/grid.npy", "the coordinates of the cells take the file's place"),
     "mask_proto_coeff_gate": (False, OFF),
     "mask_proto_prototypes_as_features": (False, OFF),
     "mask_proto_prototypes_as_features_no_grad": (False, OFF),
     "mask_proto_remove_empty_masks": (False, OFF),
-    "mask_proto_coeff_diversity_loss": (False, OFF),
-    "mask_proto_coeff_diversity_alpha": (1, OFF),
     "mask_proto_double_loss": (False, OFF),
     "mask_proto_double_loss_alpha": (1, OFF),
     "mask_proto_split_prototypes_by_head": (False, OFF),
     "mask_proto_crop_with_pred_box": (False, OFF),
     "ohem_use_most_confident": (False, OFF),
-    "use_focal_loss": (False, OFF),
-    "use_sigmoid_focal_loss": (False, OFF),
-    "focal_loss_alpha": (0.25, OFF),
-    "focal_loss_gamma": (2, OFF),
-    "focal_loss_init_pi": (0.01, OFF),
     "use_class_balanced_conf": (False, OFF),
-    "use_objectness_score": (False, OFF),
-    "use_class_existence_loss": (False, OFF),
-    "class_existence_alpha": (1, OFF),
-    "use_mask_scoring": (False, OFF),
-    "mask_scoring_alpha": (1, OFF),
     "use_change_matching": (False, OFF),
     "extra_layers": ([0, 0, 0], OFF),
     "force_cpu_nms": (True, "the traditional NMS is plain array code here and runs on any device"),
@@ -67,19 +50,11 @@ LEFT_OUT = {
     "train_masks": (True, FIXED),
     "train_boxes": (True, FIXED),
     "use_gt_bboxes": (False, OFF),
-    "preserve_aspect_ratio": (False, OFF),
     "use_prediction_module": (False, OFF),
     "use_yolo_regressors": (False, OFF),
     "use_prediction_matching": (False, OFF),
-    "delayed_settings": ([], OFF),
     "no_jit": (False, "a switch of torch's script compiler"),
-    "use_maskiou": (False, PLUS),
-    "maskiou_net": ([], PLUS),
-    "maskiou_alpha": (1.0, PLUS),
-    "maskious_to_train": (-1, PLUS),
-    "discard_mask_area": (-1, PLUS),
-    "rescore_mask": (False, PLUS),
-    "rescore_bbox": (False, PLUS),
+    "maskious_to_train": (-1, OFF),
     "mask_proto_mask_activation": ("sigmoid", "always sigmoid: the mask loss is a cross entropy"),
     "backbone.use_pixel_scales": (True, FIXED),
     "backbone.preapply_sqrt": (False, OFF),
@@ -118,6 +93,7 @@ def test_values_equal_the_original(name):
     ours = flat(as_json(network.to_dict()))
     class_names, label_map = ours.pop("dataset.class_names"), ours.pop("dataset.label_map")
 
+    theirs["mask_type"] = ["direct", "lincomb"][theirs["mask_type"]]
     assert theirs.pop("num_classes") == network.num_classes == len(class_names) + 1
     assert {key: theirs.pop(key) for key in LEFT_OUT} == {key: value for key, (value, _) in LEFT_OUT.items()}
     assert {key: ours.pop(key) for key in ADDED} == ADDED
@@ -261,7 +237,7 @@ def test_repr_is_one_line_per_key():
     ({"dataset": {"label_map": [1, 2]}}, "dataset.label_map=[1, 2] has to be {category_id: label from 1}"),
     ({"dataset": {"label_map": {"fish": 1}}}, "has to be {category_id: label from 1}"),
     ({"num_classes": 7}, "num_classes=7 contradicts 81, which follows from dataset.class_names"),
-    ({"mask_dim": 7}, "mask_dim=7 contradicts 32, which follows from the last entry of mask_proto_net"),
+    ({"mask_dim": 7}, "mask_dim=7 contradicts 32, which follows from mask_type, mask_proto_net"),
 ])
 def test_a_wrong_override_is_told_and_changes_nothing(overrides, message):
     before = cfg.to_dict()
@@ -377,8 +353,8 @@ def test_set_cfg_fills_the_global_object_in_place():
 
 
 def test_set_cfg_with_a_saved_config_refuses_unknown_keys():
-    saved = {**config.get_config("yolact_im400").to_dict(), "use_focal_loss": False}
-    with pytest.raises(ConfigError, match="unknown config key 'use_focal_loss'"):
+    saved = {**config.get_config("yolact_im400").to_dict(), "use_gt_bboxes": False}
+    with pytest.raises(ConfigError, match="unknown config key 'use_gt_bboxes'"):
         config.set_cfg(saved)
     assert cfg.max_size == 550
 

@@ -57,7 +57,7 @@ def figures(request):
 @functools.lru_cache(maxsize=3)
 def detections(config_name, mode):
     """Our detections of a network's picture, as tensors."""
-    config, outputs, _ = parity.forward(config_name)
+    config, outputs, *_ = parity.forward(config_name)
     out = {name: paddle.to_tensor(value) for name, value in outputs.items()}
     [detection] = build_detect(config, **MODES[mode])(out)
     return detection
@@ -96,9 +96,11 @@ def test_postprocess_equals_the_original(figures, mode, threshold):
     stored = {key.split("/")[1]: value for key, value in golden.items()
               if key.startswith(f"post_{mode}_{threshold}/")}
     detection = in_golden_order(config_name, mode, golden)
-    classes, scores, boxes, masks = (x.numpy() for x in postprocess(detection, WIDTH, HEIGHT, threshold))
+    found = postprocess(detection, WIDTH, HEIGHT, threshold, maskiou_net=parity.forward(config_name).maskiou_net)
+    classes, scores, boxes, masks, mask_scores = found.numpy()
     np.testing.assert_array_equal(classes, stored["class"])
     np.testing.assert_allclose(scores, stored["score"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(mask_scores, stored.get("mask_score", stored["score"]), rtol=0, atol=1e-4)
     assert boxes.dtype == stored["box"].dtype and boxes.shape == stored["box"].shape
     assert (np.abs(boxes - stored["box"]) <= 1).all()
     assert masks.dtype == bool and masks.shape == (len(scores), HEIGHT, WIDTH)
@@ -113,6 +115,11 @@ def test_uncropped_masks_equal_the_original(figures):
     detection = in_golden_order(config_name, "fast", golden)
     masks = postprocess(detection, WIDTH, HEIGHT, crop_masks=False)[3].numpy()
     assert_same_areas(masks, golden["post_fast_0_nocrop/mask_area"])
+
+
+def test_re_scoring_changes_scores_and_their_order():
+    scores = parity.goldens("forward_yolact_plus_base.npz")["post_fast_0/mask_score"]
+    assert (np.diff(scores) > 0).any() and (np.diff(scores) < 0).any()
 
 
 def test_the_threshold_of_the_stored_figures_matters():
@@ -325,8 +332,8 @@ def test_the_threshold_keeps_what_is_above_it(detection):
 
 
 def assert_empty(found, height, width):
-    classes, scores, boxes, masks = found
-    assert [classes.shape, scores.shape, boxes.shape] == [[0], [0], [0, 4]]
+    classes, scores, boxes, masks, mask_scores = found
+    assert [classes.shape, scores.shape, boxes.shape, mask_scores.shape] == [[0], [0], [0, 4], [0]]
     assert masks.numpy().shape == (0, height, width) and masks.numpy().dtype == bool
     assert str(boxes.numpy().dtype) == str(classes.numpy().dtype) == "int64"
 

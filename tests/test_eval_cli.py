@@ -27,6 +27,7 @@ from pycocotools.coco import COCO
 import eval as eval_script
 from data.coco import image_order
 from data.config import cfg
+from layers.output_utils import Detections
 from utils.coco_results import METRIC_NAMES
 from utils.weights import read_weights, save_safetensors
 
@@ -147,7 +148,8 @@ def test_ground_truth_as_predictions_scores_one(demo_data, trained, tmp_path, mo
             self.left.remove(position)
             classes, masks, boxes = dataset.ground_truth(position)
             real = classes >= 0
-            return classes[real], np.ones(real.sum()), np.round(boxes[real]).astype(int), masks[real]
+            scores = np.ones(real.sum())
+            return Detections(classes[real], scores, np.round(boxes[real]).astype(int), masks[real], scores)
 
     evaluate(trained, tmp_path / "before")
     run_before = cfg.copy()

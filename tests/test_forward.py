@@ -37,7 +37,7 @@ def test_outputs_and_maps_equal_the_original_at_700_pixels(goldens_dir):
 
 @pytest.mark.parametrize("config_name", parity.CONFIGS)
 def test_candidates_over_the_confidence_threshold(config_name):
-    config, outputs, _ = parity.forward(config_name)
+    config, outputs, *_ = parity.forward(config_name)
     conf = outputs["conf"].astype("float64")
     scores = np.exp(conf - conf.max(axis=-1, keepdims=True))
     scores /= scores.sum(axis=-1, keepdims=True)
@@ -294,5 +294,5 @@ def test_make_net_follows_the_list_notation():
 
 
 def test_unknown_backbone_type_is_named():
-    with pytest.raises(ValueError, match="VGGBackbone.*ResNetBackbone"):
-        build_backbone(SimpleNamespace(type="VGGBackbone", args=[]))
+    with pytest.raises(ValueError, match="HRNetBackbone.*ResNetBackbone"):
+        build_backbone(SimpleNamespace(type="HRNetBackbone", args=[]))

@@ -1,6 +1,5 @@
 """The loss: terms, matches and gradients equal the original's; each term equals a plain version in numpy."""
 import copy
-import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +12,7 @@ from data.config import get_config
 from layers import losses
 from layers.matching import match
 from layers.multibox_loss import MultiBoxLoss
+from layers.output_utils import assemble_masks
 
 # --- whole networks -----------------------------------------------------------------------------------------
 
@@ -52,7 +52,8 @@ def gradient_figures(net, samples):
     return norms, sampled, without
 
 
-@pytest.fixture(scope="module", params=["yolact_base", "yolact_darknet53", "yolact_resnet50_pascal"])
+@pytest.fixture(scope="module", params=["yolact_base", "yolact_darknet53", "yolact_resnet50_pascal",
+                                        "yolact_plus_resnet50"])
 def measured(request):
     """Loss and gradients of one network on two pictures, and the figures of the original."""
     golden = parity.goldens(f"loss_{request.param}.npz")
@@ -60,7 +61,7 @@ def measured(request):
     targets = [parity.loss_sample(i, config) for i in (0, 1)]
     before = copy.deepcopy(targets)
     out = net(paddle.to_tensor(np.stack([target.image for target in targets])))
-    terms = MultiBoxLoss(config)(out, targets)
+    terms = MultiBoxLoss(config, net.maskiou_net)(out, targets)
     sum(terms.values()).backward()
     norms, sampled, without = gradient_figures(net, samples_of(golden, "grad/"))
     return SimpleNamespace(golden=golden, config=config, targets=targets, before=before, norms=norms,
@@ -70,7 +71,7 @@ def measured(request):
 
 def test_losses_equal_the_original(measured):
     names, values = [str(name) for name in measured.golden["loss_names"]], measured.golden["losses"]
-    assert list(measured.losses) == names == ["B", "M", "C", "S"]
+    assert list(measured.losses) == names == list("BMCIS" if measured.config.use_maskiou else "BMCS")
     np.testing.assert_allclose([measured.losses[name] for name in names], values, rtol=LOSS_TOLERANCE)
     np.testing.assert_allclose(sum(measured.losses.values()), measured.golden["total"], rtol=LOSS_TOLERANCE)
 
@@ -237,39 +238,54 @@ def made_up_masks(seed=0, positives=5, objects=3, height=12, width=16, coeffs=4)
     return proto, random.standard_normal([positives, coeffs]), boxes[index], masks, index
 
 
+def our_mask_loss(proto, coeffs, boxes, masks, index, crop=True):
+    proto, coeffs, boxes, masks = tensors(proto, coeffs, boxes, masks[index].transpose(1, 2, 0))
+    return losses.mask_loss(assemble_masks(proto, coeffs, boxes, crop), masks, boxes, crop).item()
+
+
 @pytest.mark.parametrize("crop", [True, False])
 @pytest.mark.parametrize("seed", range(3))
 def test_mask_loss_equals_the_plain_one(seed, crop):
     arguments = made_up_masks(seed)
-    ours = losses.lincomb_mask_loss(*tensors(*arguments), masks_to_train=100, crop_masks=crop).item()
-    np.testing.assert_allclose(ours, plain_mask_loss(*arguments, crop=crop).sum(), rtol=1e-5)
+    np.testing.assert_allclose(our_mask_loss(*arguments, crop), plain_mask_loss(*arguments, crop=crop).sum(), rtol=1e-5)
 
 
 def test_mask_loss_counts_what_the_crop_removed():
     """The ground truth is not cropped: a pixel of it outside the box costs the largest logarithm, 100."""
     proto, coeffs, boxes, masks, index = made_up_masks()
-    before = losses.lincomb_mask_loss(*tensors(proto, coeffs, boxes, masks, index), 100, True).item()
+    before = our_mask_loss(proto, coeffs, boxes, masks, index)
     masks[:, 0, 0] = 1  # no box reaches the corner
-    after = losses.lincomb_mask_loss(*tensors(proto, coeffs, boxes, masks, index), 100, True).item()
+    after = our_mask_loss(proto, coeffs, boxes, masks, index)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     np.testing.assert_allclose(after - before, (100 / areas).sum(), rtol=1e-4)
 
 
 def test_more_positives_than_masks_to_train_are_sampled_and_scaled_up():
-    """The loss is that of some 3 of the 5 positives, times 5 / 3; another draw gives others."""
-    arguments = made_up_masks()
-    each = plain_mask_loss(*arguments)
-    choices = [sum(chosen) * 5 / 3 for chosen in itertools.combinations(each, 3)]
+    """A random choice without repetition; another draw gives another, and the loss is scaled to all."""
+    positives, gt_index = paddle.arange(10, 15), paddle.arange(5)
     seen = set()
     for seed in range(8):
         paddle.seed(seed)
-        ours = losses.lincomb_mask_loss(*tensors(*arguments), masks_to_train=3, crop_masks=True).item()
-        errors = np.abs(np.array(choices) / ours - 1)
-        assert errors.min() < 1e-5
-        seen.add(int(errors.argmin()))
+        chosen, objects, scale = criterion(masks_to_train=3)._sample(positives, gt_index)
+        assert scale == 5 / 3 and len(set(chosen.tolist())) == 3
+        assert (chosen - 10).tolist() == objects.tolist()
+        seen.add(tuple(sorted(chosen.tolist())))
     assert len(seen) > 1
-    ours = losses.lincomb_mask_loss(*tensors(*arguments), masks_to_train=5, crop_masks=True).item()
-    np.testing.assert_allclose(ours, each.sum(), rtol=1e-5)
+    for enough in (5, 6):
+        chosen, objects, scale = criterion(masks_to_train=enough)._sample(positives, gt_index)
+        assert chosen.tolist() == positives.tolist() and objects.tolist() == gt_index.tolist() and scale == 1
+
+
+def test_the_mask_loss_of_a_sample_estimates_that_of_all():
+    """Of one positive at a time, scaled up: the mean over all positives is the loss without sampling."""
+    out, target = made_up_outputs(batch=1), made_up_target(3, 0, seed=1)
+    every = values(criterion()(out, [target]))["M"]
+    single = set()
+    for seed in range(60):
+        paddle.seed(seed)
+        single.add(values(criterion(masks_to_train=1)(out, [target]))["M"])
+    assert len(single) > 3
+    np.testing.assert_allclose(np.mean(list(single)), every, rtol=1e-5)
 
 
 def test_segmentation_loss_is_against_the_union_of_each_class():

@@ -17,7 +17,7 @@ from utils.runtime import UserError
 
 CLASS_NAMES = ("circle", "square")
 # A network that learns four pictures by heart in seconds.
-SMALL = ("lr=2e-3", "backbone.args=[[1,1,1],16]", "fpn.num_features=32",
+SMALL = ("lr=2e-3", "backbone.args=[[1,1,1],None,1,16]", "fpn.num_features=32",
          "extra_head_net=[(32,3,{'padding':1})]",
          "mask_proto_net=[(32,3,{'padding':1}),(None,-2,{}),(16,1,{})]")
 

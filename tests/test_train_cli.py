@@ -430,7 +430,7 @@ def test_checkpoint_of_other_classes_or_another_config_is_not_resumed(straight, 
 def test_damaged_and_foreign_weights_are_refused(demo_data, tmp_path):
     (tmp_path / "a.pdparams").write_bytes(b"\x80\x04 half a pickle")
     (tmp_path / "b.pth").write_bytes(b"<html>")
-    for name, words in (("a.pdparams", "damaged"), ("b.pth", "neither .pdparams, .npz nor .safetensors")):
+    for name, words in (("a.pdparams", "damaged"), ("b.pth", "neither .pdparams")):
         assert_refused("train", train_arguments(demo_data, tmp_path / "run", f"--trained_model={tmp_path / name}"),
                        name, words)
     assert not (tmp_path / "run").exists()

@@ -153,7 +153,7 @@ def reduce_and_restore(masks: np.ndarray, max_size: int, proto_size: tuple[int, 
     if count == 0:
         return masks.astype(bool)
     resized = np.empty((count, max_size, max_size), np.uint8)
-    place_planes(list(masks.astype(np.uint8)), (height, width), Placement(height, width), max_size, resized)
+    place_planes(list(masks.astype(np.uint8)), (height, width), Placement(height, width), resized)
     reduced = downsample_masks(paddle.to_tensor(resized), *proto_size)
     return upsample_masks(reduced.transpose([1, 2, 0]), width, height).numpy()
 

@@ -1,8 +1,8 @@
 """Pictures and objects on their way to the network: the evaluation transform and the training augmentation.
 
 Training follows the original's SSD-style augmentation step by step: brightness, contrast, saturation and hue;
-expansion onto a mean-coloured canvas; random crop; mirror (flip, quarter turns); resize to `max_size` square
-without keeping the aspect ratio; removal of vanished boxes; normalisation as the backbone wants it.
+expansion onto a mean-coloured canvas; random crop; mirror (flip, quarter turns); resize to a square of `max_size`
+(to its area with `preserve_aspect_ratio`); removal of vanished boxes; normalisation as the backbone wants it.
 
 All random numbers are drawn first, in the original's order and from one `numpy.random.RandomState`, so that a
 seed gives the original's sample; the pixels are touched afterwards and only where the crop will show them.
@@ -74,14 +74,14 @@ def place_boxes(boxes: np.ndarray, placement: Placement) -> np.ndarray:
 
 
 def place_planes(planes: Sequence[np.ndarray], picture_size: tuple[int, int], placement: Placement,
-                 size: int, out: np.ndarray) -> None:
+                 out: np.ndarray) -> None:
     """Resizes single-channel planes as they lie on the canvas, zero around them, bilinearly to size x size.
 
     Planes are resized one by one: OpenCV is fastest so, and it has no limit on their number.
 
     Args:
         planes: arrays that hold `placement.window(*picture_size)` of the picture, float32 or uint8.
-        out: [len(planes), size, size] of that dtype, written to.
+        out: [len(planes), height, width] of that dtype, written to.
     """
     rows, columns = placement.window(*picture_size)
     shape = (rows.stop - rows.start, columns.stop - columns.start)
@@ -103,7 +103,7 @@ def place_planes(planes: Sequence[np.ndarray], picture_size: tuple[int, int], pl
             plane = canvas
         if placement.quarter_turns:
             plane = np.rot90(plane, placement.quarter_turns)
-        cv2.resize(np.ascontiguousarray(plane), (size, size), dst=target)
+        cv2.resize(np.ascontiguousarray(plane), target.shape[::-1], dst=target)
 
 
 class Normalize:
@@ -142,9 +142,17 @@ class Normalize:
         return planes
 
 
+def input_size(height: int, width: int, max_size: int, preserve_aspect_ratio: bool) -> tuple[int, int]:
+    """(height, width) that a picture is resized to: a square, or its own aspect ratio at about the square's area."""
+    if not preserve_aspect_ratio:
+        return max_size, max_size
+    ratio = (width / height) ** 0.5
+    return int(max_size / ratio), int(max_size * ratio)
+
+
 def base_transform(image_bgr: np.ndarray, max_size: int, transform: Any, means: Sequence[float],
-                   std: Sequence[float]) -> np.ndarray:
-    """The evaluation transform: bilinear resize to a square (aspect ratio not kept), then `Normalize`.
+                   std: Sequence[float], preserve_aspect_ratio: bool = False) -> np.ndarray:
+    """The evaluation transform: bilinear resize to `input_size`, then `Normalize`.
 
     One function for data sets and single pictures: it equals the original's BaseTransform and
     FastBaseTransform.
@@ -152,13 +160,13 @@ def base_transform(image_bgr: np.ndarray, max_size: int, transform: Any, means: 
     Args:
         image_bgr: [H, W, 3], uint8 or float, 0..255.
     Returns:
-        float32 [3, max_size, max_size] in the backbone's channel order.
+        float32 [3, max_size, max_size], or [3, h, w] of `input_size`, in the backbone's channel order.
     """
     normalize = Normalize(transform, means, std)
     channels = cv2.split(image_bgr)
-    planes = np.empty((3, max_size, max_size), np.float32)
+    planes = np.empty((3, *input_size(*image_bgr.shape[:2], max_size, preserve_aspect_ratio)), np.float32)
     for target, channel in zip(planes, normalize.source):
-        cv2.resize(channels[channel].astype(np.float32), (max_size, max_size), dst=target)
+        cv2.resize(channels[channel].astype(np.float32), target.shape[::-1], dst=target)
     return normalize(planes)
 
 
@@ -175,14 +183,14 @@ def stack_masks(masks: Sequence[np.ndarray], height: int, width: int) -> np.ndar
 class BaseTransform:
     """The evaluation transform of a data set: `base_transform` for the picture; masks keep their size."""
 
-    def __init__(self, max_size: int, transform: Any, means: Sequence[float], std: Sequence[float]):
-        self.max_size, self.transform, self.means, self.std = max_size, transform, means, std
+    def __init__(self, *args: Any):
+        self.args = args  # of base_transform, behind the picture
 
     def __call__(self, rng: np.random.RandomState | None, image_bgr: np.ndarray, masks: Sequence[np.ndarray],
                  boxes: np.ndarray, labels: np.ndarray) -> Transformed:
         """As `SSDAugmentation`, but draws nothing; masks come back as uint8 [N, H, W]."""
         height, width = image_bgr.shape[:2]
-        image = base_transform(image_bgr, self.max_size, self.transform, self.means, self.std)
+        image = base_transform(image_bgr, *self.args)
         return image, stack_masks(masks, height, width), relative_boxes(boxes, height, width), labels
 
 
@@ -190,8 +198,8 @@ class SSDAugmentation:
     """The training augmentation of the original: its steps, ranges, probabilities and order (see the head).
 
     Args:
-        max_size: side of the result in pixels. transform, means, std: as `Normalize`; the means fill the
-            canvas.
+        max_size, preserve_aspect_ratio: of the result, as `input_size`. transform, means, std: as `Normalize`; the
+            means fill the canvas.
         photometric_distort ... random_rot90: switches (the original's random_flip switched random_rot90 too).
         discard_box_width, discard_box_height: boxes not wider and higher than this many pixels of the result
             are dropped with their masks. The original's 4/550 never fired; here boxes under a pixel always
@@ -201,8 +209,9 @@ class SSDAugmentation:
     def __init__(self, max_size: int, transform: Any, means: Sequence[float], std: Sequence[float],
                  photometric_distort: bool = True, expand: bool = True, random_sample_crop: bool = True,
                  random_mirror: bool = True, random_flip: bool = False, random_rot90: bool = False,
-                 discard_box_width: float = 0.0, discard_box_height: float = 0.0):
-        self.max_size = max_size
+                 discard_box_width: float = 0.0, discard_box_height: float = 0.0,
+                 preserve_aspect_ratio: bool = False):
+        self.max_size, self.preserve_aspect_ratio = max_size, preserve_aspect_ratio
         self.fill = np.asarray(means, np.float32)
         self.normalize = Normalize(transform, means, std)
         self.photometric_distort, self.expand = photometric_distort, expand
@@ -248,29 +257,30 @@ class SSDAugmentation:
         height, width = image_bgr.shape[:2]
         photometric, placement, kept = self.draw(rng, height, width, boxes, labels)
         canvas_height, canvas_width = placement.turned_size()
-        scale = np.array([self.max_size / canvas_width, self.max_size / canvas_height] * 2)
+        size = input_size(canvas_height, canvas_width, self.max_size, self.preserve_aspect_ratio)
+        scale = np.array([size[1] / canvas_width, size[0] / canvas_height] * 2)
         boxes = place_boxes(boxes[kept], placement) * scale
         large_enough = ((boxes[:, 2:] - boxes[:, :2]) > self.smallest_box).all(axis=1)
         boxes, kept = boxes[large_enough], kept[large_enough]
 
         window = placement.window(height, width)
         seen = distort(image_bgr[window].astype(np.float32), photometric)
-        image = self._place_image(seen, (height, width), placement)
-        placed = np.empty((len(kept), self.max_size, self.max_size), np.uint8)
-        place_planes([masks[i][window] for i in kept], (height, width), placement, self.max_size, placed)
-        return image, placed, relative_boxes(boxes, self.max_size, self.max_size), labels[kept]
+        image = self._place_image(seen, (height, width), placement, size)
+        placed = np.empty((len(kept), *size), np.uint8)
+        place_planes([masks[i][window] for i in kept], (height, width), placement, placed)
+        return image, placed, relative_boxes(boxes, *size), labels[kept]
 
-    def _place_image(self, seen: np.ndarray, picture_size: tuple[int, int], placement: Placement
-                     ) -> np.ndarray:
-        """The picture's visible part, float32 [h, w, 3] BGR, to the network's input, float32 [3, S, S]."""
+    def _place_image(self, seen: np.ndarray, picture_size: tuple[int, int], placement: Placement,
+                     size: tuple[int, int]) -> np.ndarray:
+        """The picture's visible part, float32 [h, w, 3] BGR, to the network's input, float32 [3, *size]."""
         channels = cv2.split(seen)
         is_filled = seen.shape[:2] != (placement.height, placement.width)
         if is_filled:
             # The canvas is zero around the picture, so the fill colour has to be the zero of these planes.
             channels = [channel - level for channel, level in zip(channels, self.fill)]
-        planes = np.empty((3, self.max_size, self.max_size), np.float32)
+        planes = np.empty((3, *size), np.float32)
         ordered = [channels[channel] for channel in self.normalize.source]
-        place_planes(ordered, picture_size, placement, self.max_size, planes)
+        place_planes(ordered, picture_size, placement, planes)
         return self.normalize(planes, self.fill if is_filled else (0, 0, 0))
 
 
@@ -283,7 +293,7 @@ def build_augmentation(cfg: Any, means: Sequence[float], std: Sequence[float], t
     """
     transform = cfg.backbone.transform
     if not training:
-        return BaseTransform(cfg.max_size, transform, means, std)
+        return BaseTransform(cfg.max_size, transform, means, std, cfg.preserve_aspect_ratio)
     return SSDAugmentation(
         cfg.max_size, transform, means, std,
         photometric_distort=cfg.augment_photometric_distort,
@@ -293,4 +303,5 @@ def build_augmentation(cfg: Any, means: Sequence[float], std: Sequence[float], t
         random_flip=cfg.augment_random_flip,
         random_rot90=cfg.augment_random_rot90,
         discard_box_width=cfg.discard_box_width,
-        discard_box_height=cfg.discard_box_height)
+        discard_box_height=cfg.discard_box_height,
+        preserve_aspect_ratio=cfg.preserve_aspect_ratio)

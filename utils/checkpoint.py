@@ -24,10 +24,11 @@ SUFFIXES = (".json", ".pdopt", ".pdparams")  # in the order in which they appear
 FORMAT = 1
 # Config keys, or their beginnings, that change what given weights find.
 NETWORK_KEYS = (
-    "max_size", "max_num_detections", "nms_", "mask_proto_", "fpn.", "head_layer_params", "extra_head_net",
-    "share_prediction_module", "backbone.args", "backbone.pred_", "backbone.selected_layers",
-    "backbone.transform", "backbone.type", "backbone.use_square_anchors", "dataset.class_names",
-    "dataset.label_map")
+    "max_size", "max_num_detections", "nms_", "mask_type", "mask_size", "mask_proto_", "fpn.", "head_layer_params",
+    "extra_head_net", "share_prediction_module", "preserve_aspect_ratio", "use_focal_loss", "use_sigmoid_focal_loss",
+    "use_objectness_score", "use_mask_scoring", "use_maskiou", "maskiou_net", "rescore_", "backbone.args",
+    "backbone.pred_", "backbone.selected_layers", "backbone.transform", "backbone.type",
+    "backbone.use_square_anchors", "dataset.class_names", "dataset.label_map")
 _NAME = re.compile(r"(?P<config>.+)_(?P<epoch>\d+)_(?P<iteration>\d+)(?P<interrupt>_interrupt)?")
 
 
