@@ -184,7 +184,8 @@ class VGGBackbone(nn.Layer):
         stages: list of stages, each a list of layers: a number is a 3x3 convolution to so many channels with ReLU,
             "M" a 2x2 max pooling; [layer, arguments] gives it other arguments.
         added_stages: list of [channels, stride]: 1x1 to `channels`, then 3x3 to twice as many.
-        norm_layers: indices of the stages whose output is batch-normalised for the FPN, as their values are large.
+        norm_layers: indices of the stages whose output is batch-normalised, as its values are large; the later stages
+            see it so too, as in the original (SSD only normalises what it hands out).
     """
 
     def __init__(self, stages, added_stages=(), norm_layers=()):
@@ -199,7 +200,8 @@ class VGGBackbone(nn.Layer):
                 if kind == "M":
                     modules.append(nn.MaxPool2D(**(options or {"kernel_size": 2, "stride": 2})))
                 else:
-                    modules += [nn.Conv2D(in_channels, kind, **(options or {"kernel_size": 3, "padding": 1})), nn.ReLU()]
+                    options = options or {"kernel_size": 3, "padding": 1}
+                    modules += [nn.Conv2D(in_channels, kind, **options), nn.ReLU()]
                     in_channels = kind
             self._add(modules, in_channels)
         self.num_pretrained = len(stages)
@@ -221,11 +223,11 @@ class VGGBackbone(nn.Layer):
     def forward(self, x):
         """x: [B, 3, H, W] RGB, mean subtracted -> one map a stage, at strides 1, 2, 4, 8, 16, 16 and the added ones."""
         features = []
-        for stage in self.layers:
+        for i, stage in enumerate(self.layers):
             x = stage(x)
+            if i in self.norm_layers:
+                x = self.norms[self.norm_layers.index(i)](x)
             features.append(x)
-        for i, norm in zip(self.norm_layers, self.norms):
-            features[i] = norm(features[i])
         return features
 
 

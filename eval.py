@@ -21,13 +21,14 @@ import paddle
 from tqdm import tqdm
 
 from data.coco import COCODetection, image_order
-from data.config import COLORS, MEANS, STD, ConfigError, apply_overrides, cfg, set_cfg, set_dataset
+from data.config import COLORS, MEANS, STD, ConfigError, apply_overrides, cfg, get_config, set_cfg, set_dataset
 from data.images import DatasetError, read_image
 from layers.output_utils import postprocess
 from utils.augmentations import base_transform, build_augmentation
 from utils.checkpoint import check_writable, find, name_of_config, network_differences
 from utils.coco_results import CocoResults, evaluate_results, write_metrics
 from utils.pictures import folder_of_pictures, one_picture
+from utils.released import weights_file
 from utils.visualize import comparison_page, draw_detections, write_image
 from utils.weights import load_weights, read_weights, saved_config
 from yolact import Yolact, build_detect
@@ -51,8 +52,9 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     add = parser.add_argument
     add("--trained_model", default="latest",
-        help="weights: .pdparams, .npz or .safetensors; 'latest' or 'interrupt': the newest checkpoint of "
-             "--config in --save_folder (default: %(default)s)")
+        help="weights of any format (.pdparams, .pth, .safetensors, .npz); a released network's name (yolact_base), "
+             "which is downloaded into --save_folder; 'latest' or 'interrupt': the newest checkpoint of --config there "
+             "(default: %(default)s)")
     add("--config", help="a config of data/config.py (default: the one saved with the weights, else the one "
                          "that their file is named after)")
     add("--dataset", help="a data set of data/config.py that replaces the config's")
@@ -114,8 +116,8 @@ def configure(args):
         if args.config is None:
             raise UserError(f"--trained_model={path} needs --config, to know whose it is; or name a file")
         path = find(args.save_folder, path, cfg.name)
-    elif not os.path.isfile(path):
-        raise UserError(f"there is no file {path}; correct --trained_model")
+    else:
+        path = weights_file(path, args.save_folder, get_config, bar=not args.no_bar)
     saved = saved_config(path)
     if args.config is None:
         try:

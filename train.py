@@ -27,7 +27,7 @@ import numpy as np
 import paddle
 
 from data.coco import COCODetection, collate, image_order
-from data.config import MEANS, STD, ConfigError, apply_overrides, cfg, set_cfg, set_dataset
+from data.config import MEANS, STD, ConfigError, apply_overrides, cfg, get_config, set_cfg, set_dataset
 from data.images import DatasetError
 from eval import Predictor, evaluate, load_validation_set, seed_number
 from layers.multibox_loss import criteria
@@ -37,11 +37,13 @@ from utils.coco_results import compact_table, evaluate_results, validation_figur
 from utils.guards import BadSteps, hold_interrupts
 from utils.loader import BatchLoader
 from utils.logger import Log, Meter, meter_line
+from utils.released import backbone_weights, weights_file
 from utils.schedule import build_schedule, learning_rate, rescale_steps
 from utils.weights import load_backbone, load_weights, read_weights
 from yolact import Yolact
 
 USER_ERRORS = (UserError, ConfigError, DatasetError, OSError)
+BACKBONE_SOURCES = ("original", "torchvision", "paddle")
 CONSOLE_INTERVAL = 10  # iterations
 SMALLEST_BN_BATCH = 6  # images a device; with fewer, batch statistics are too noisy and batch norm is frozen
 # A training that goes on with other values of these is another training.
@@ -77,7 +79,11 @@ def _add_start_options(group):
     either.add_argument("--resume",
                         help="checkpoint to continue exactly; 'latest', 'interrupt': of --save_folder")
     either.add_argument("--trained_model",
-                        help="weights to start from at iteration 0; those that do not fit are listed")
+                        help="weights to start from at iteration 0, of any format, or a released network's name "
+                             "(yolact_base), which is downloaded; tensors that do not fit are listed")
+    group.add_argument("--backbone_weights",
+                       help="ImageNet weights of the backbone: a file, or original, torchvision, paddle to download "
+                            "them from there (default: the config's backbone.path in --save_folder, if it is there)")
 
 
 def _add_schedule_options(add):
@@ -133,22 +139,36 @@ def build_datasets(args):
     return training, validation
 
 
+def backbone_file(args):
+    """The file of the backbone's ImageNet weights, downloaded if --backbone_weights asks for it; None without one."""
+    wanted = args.backbone_weights
+    if wanted in BACKBONE_SOURCES:
+        return backbone_weights(wanted, cfg.backbone, args.save_folder)
+    if wanted is not None:
+        if not os.path.isfile(wanted):
+            raise UserError(f"there is no file {wanted}; correct --backbone_weights (a file, or one of "
+                            f"{', '.join(BACKBONE_SOURCES)}, which downloads it)")
+        return wanted
+    path = cfg.backbone.path and os.path.join(args.save_folder, cfg.backbone.path)
+    if path is None or os.path.exists(path):
+        return path
+    logging.warning("the backbone starts from random weights, because there is no %s; training needs far longer, and "
+                    "batches of %d images or more for batch norm. --backbone_weights=original downloads it", path,
+                    SMALLEST_BN_BATCH)
+    return None
+
+
 def build_network(args):
     """The network in training mode with the weights it starts from; batch norm frozen for small batches."""
     net = Yolact(cfg)
-    backbone_path = cfg.backbone.path and os.path.join(args.save_folder, cfg.backbone.path)
     # 1. --resume fills everything later. 2. --trained_model. 3. The backbone's file. 4. Random weights.
     if args.trained_model is not None:
-        report = load_weights(net, read_weights(args.trained_model), strict=False)
-        print(f"{args.trained_model}: {report.summary()}")
-    elif args.resume is None and backbone_path is not None:
-        if os.path.exists(backbone_path):
-            load_backbone(net.backbone, backbone_path)
-            print(f"backbone weights from {backbone_path}")
-        else:
-            logging.warning("the backbone starts from random weights, because there is no %s; training needs far "
-                            "longer, and batches of %d images or more for batch norm. Put the ImageNet weights there, "
-                            "or set backbone.path", backbone_path, SMALLEST_BN_BATCH)
+        path = weights_file(args.trained_model, args.save_folder, get_config)
+        print(f"{path}: {load_weights(net, read_weights(path), strict=False).table()}")
+    elif args.resume is None:
+        path = backbone_file(args)
+        if path is not None:
+            print(f"backbone weights from {path}: {load_backbone(net.backbone, path).table()}")
     if cfg.freeze_bn or args.batch_size < SMALLEST_BN_BATCH:
         net.freeze_bn()
     net.train()

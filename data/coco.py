@@ -67,7 +67,8 @@ def fitted(sample: Sample, height: int, width: int) -> Sample:
     """
     old_height, old_width = sample.image.shape[1:]
     scale = min(height / old_height, width / old_width)
-    new_height, new_width = min(height, round(old_height * scale)), min(width, round(old_width * scale))
+    new_height, new_width = (min(most, max(1, round(old * scale)))
+                             for most, old in ((height, old_height), (width, old_width)))
 
     def place(planes):
         placed = np.zeros((len(planes), height, width), planes.dtype)

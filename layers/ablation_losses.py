@@ -10,7 +10,13 @@ from layers.box_utils import sanitize_coordinates
 
 def _focal(log_probability, alpha, gamma):
     """-alpha (1 - p)^gamma log p, from log p; alpha of the same shape."""
-    return -alpha * (1 - paddle.exp(log_probability)) ** gamma * log_probability
+    # At p = 1 the power's derivative would be infinite for gamma < 1.
+    return -alpha * (-paddle.expm1(log_probability)).clip(min=1e-12) ** gamma * log_probability
+
+
+def _log_softmax(logits):
+    """Paddle's own is cut off at -64 on the CPU."""
+    return logits - paddle.logsumexp(logits, axis=-1, keepdim=True)
 
 
 def _flat(conf, conf_target):
@@ -34,7 +40,7 @@ def focal_conf_loss(conf, conf_target, alpha, gamma):
     Returns: scalar sum over all priors that are not neutral.
     """
     conf, labels = _flat(conf, conf_target)
-    log_probability = F.log_softmax(conf, axis=-1).take_along_axis(labels.unsqueeze(1), axis=1).squeeze(1)
+    log_probability = _log_softmax(conf).take_along_axis(labels.unsqueeze(1), axis=1).squeeze(1)
     return _focal(log_probability, _foreground_alpha(labels, alpha), gamma).sum()
 
 
@@ -60,7 +66,7 @@ def objectness_focal_conf_loss(conf, conf_target, alpha, gamma):
     positive = paddle.nonzero(labels > 0).flatten()
     if positive.shape[0] == 0:
         return objectness
-    classes = F.log_softmax(conf[:, 1:].index_select(positive), axis=-1)
+    classes = _log_softmax(conf[:, 1:].index_select(positive))
     return objectness - classes.take_along_axis(labels.index_select(positive).unsqueeze(1) - 1, axis=1).sum()
 
 

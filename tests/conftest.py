@@ -2,8 +2,10 @@
 
 import os
 import sys
+import threading
 from pathlib import Path
 
+import file_server
 import pytest
 
 REPO = Path(__file__).resolve().parent.parent
@@ -61,3 +63,17 @@ def demo_data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "data"
     make_demo_data(str(folder), train=24, val=12)
     return folder
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A file_server.Server that answers on the loopback interface; downloads from it hardly pause between attempts."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("utils.download.PAUSES", (0.01, 0.02, 0.03))
+    server = file_server.Server()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield server
+    server.gate.set()
+    server.shutdown()
+    server.server_close()

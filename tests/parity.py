@@ -7,9 +7,11 @@ the flattened tensor at `key/idx`.
 """
 from __future__ import annotations
 
+import copy
 import functools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import utils.runtime  # noqa: F401  before paddle: it chooses how fast matrices are multiplied
@@ -18,17 +20,26 @@ import utils.runtime  # noqa: F401  before paddle: it chooses how fast matrices 
 import cv2
 import numpy as np
 import paddle
+from paddle import nn
 from pycocotools import mask as rle
 from weights_recipe import make_tensor
 
-from data.coco import Sample
-from data.config import MEANS, STD, get_config
+import train
+from data.coco import Sample, collate
+from data.config import MEANS, STD, cfg, get_config
+from layers.matching import match
+from layers.multibox_loss import MultiBoxLoss
 from utils.augmentations import base_transform
-from yolact import Yolact
+from utils.schedule import build_schedule, learning_rate
+from yolact import Yolact, build_detect
 
 GOLDENS = Path(__file__).parent / "goldens"
 CONFIGS = ("yolact_base", "yolact_im400", "yolact_darknet53", "yolact_resnet50", "yolact_resnet50_pascal",
            "yolact_plus_base", "yolact_plus_resnet50")
+LOSS_CONFIGS = ("yolact_base", "yolact_darknet53", "yolact_resnet50_pascal", "yolact_plus_resnet50")
+MODES = {"fast": {}, "cross": {"cross_class_nms": True}, "trad": {"use_fast_nms": False}}
+KEYS = ("box", "class", "score", "mask")
+PICTURE_SIZE = (640, 480)  # width and height that the figures of postprocess pretend
 STATISTICS = {"running_mean": "_mean", "running_var": "_variance"}
 SEED = 1
 
@@ -126,6 +137,39 @@ def forward(config_name, folder=GOLDENS):
     return Forward(config, outputs, errors, net.maskiou_net)
 
 
+def pair(ours, theirs):
+    """For each of their detections the row of ours with its class and the nearest box; a one-to-one mapping.
+
+    Rows are not compared in order: neighbours whose scores differ by one part in a million may swap.
+    """
+    assert len(ours["score"]) == len(theirs["score"])
+    distance = np.abs(ours["box"][None] - theirs["box"][:, None]).max(axis=-1)
+    distance[ours["class"][None] != theirs["class"][:, None]] = np.inf
+    rows = distance.argmin(axis=1)
+    assert sorted(rows) == list(range(len(rows))), "two stored detections have one counterpart"
+    return rows
+
+
+def numpy_of(detection):
+    return {key: value.numpy() for key, value in detection.items()}
+
+
+@functools.lru_cache(maxsize=3)
+def detections(config_name, mode):
+    """Our detections of a network's picture, as tensors."""
+    config, outputs, *_ = forward(config_name)
+    out = {name: paddle.to_tensor(value) for name, value in outputs.items()}
+    [detection] = build_detect(config, **MODES[mode])(out)
+    return detection
+
+
+def in_golden_order(config_name, mode, golden):
+    detection = detections(config_name, mode)
+    rows = pair(numpy_of(detection), {key: golden[f"det_{mode}/{key}"] for key in KEYS})
+    return {key: value.index_select(paddle.to_tensor(rows)) if key in KEYS else value
+            for key, value in detection.items()}
+
+
 def decode_masks(counts, height, width):
     """Compressed run lengths -> uint8 [N, height, width]."""
     if not counts:
@@ -145,3 +189,95 @@ def loss_sample(index, config):
                   labels=labels, masks=decode_masks(stored["mask_rle"], height, width),
                   num_crowds=stored["num_crowd"], image_id=index, height=height, width=width,
                   file_name=stored["image"])
+
+
+def samples_of(golden, prefix):
+    """name -> (idx, val) of the sampled tensors under a prefix; of small ones (every index, the whole)."""
+    samples = {}
+    for key, value in golden.items():
+        if key.startswith(prefix):
+            name, _, part = key[len(prefix):].partition("/")
+            if part == "val":
+                samples[name] = golden[f"{prefix}{name}/idx"], value
+            elif not part:
+                samples[name] = np.arange(value.size), value.ravel()
+    return samples
+
+
+def gradient_figures(net, samples):
+    """(norms, samples, names without gradient). Norms are summed in float64: float32 is off by 4e-3 here."""
+    norms, sampled, without = {}, {}, set()
+    norm_layers = {name for name, layer in net.named_sublayers() if isinstance(layer, nn.BatchNorm2D)}
+    for name, parameter in net.named_parameters():
+        layer, _, leaf = name.rpartition(".")
+        if layer in norm_layers and leaf in ("_mean", "_variance"):
+            continue
+        if parameter.grad is None:
+            without.add(name)
+            continue
+        gradient = parameter.grad.numpy().astype("float64").ravel()
+        norms[name] = np.linalg.norm(gradient)
+        if name in samples:
+            sampled[name] = gradient[samples[name][0]]
+    return norms, sampled, without
+
+
+@functools.lru_cache(maxsize=1)
+def loss(config_name):
+    """Loss and gradients of one network on two pictures, and the figures of the original."""
+    golden = goldens(f"loss_{config_name}.npz")
+    config, net = network(config_name)
+    targets = [loss_sample(i, config) for i in (0, 1)]
+    before = copy.deepcopy(targets)
+    out = net(paddle.to_tensor(np.stack([target.image for target in targets])))
+    terms = MultiBoxLoss(config, net.maskiou_net)(out, targets)
+    sum(terms.values()).backward()
+    norms, sampled, without = gradient_figures(net, samples_of(golden, "grad/"))
+    return SimpleNamespace(golden=golden, config=config, targets=targets, before=before, norms=norms,
+                           priors=out["priors"].numpy(), sampled=sampled, without=without,
+                           losses={name: value.item() for name, value in terms.items()})
+
+
+def wrong_matches(measured, i):
+    """How many priors of picture i of a `loss` are matched otherwise than by the original."""
+    config, golden, target = measured.config, measured.golden, measured.targets[i]
+    objects = len(target.labels) - target.num_crowds
+    arrays = (target.boxes[:objects], target.labels[:objects], target.boxes[objects:], measured.priors)
+    _, conf, index = (x.numpy() for x in match(*map(paddle.to_tensor, arrays), config.positive_iou_threshold,
+                                               config.negative_iou_threshold, config.crowd_iou_threshold))
+    expected, expected_index = np.zeros_like(conf), np.array(index)
+    expected[golden[f"match/{i}/pos"]] = golden[f"match/{i}/conf_t"]
+    expected[golden[f"match/{i}/neutral"]] = -1
+    expected_index[golden[f"match/{i}/pos"]] = golden[f"match/{i}/idx_t"]
+    return int(((conf != expected) | (index != expected_index)).sum())
+
+
+def trajectory(folder):
+    """Twelve steps of yolact_resnet50 by train.py's own parts, from the recipe's weights.
+
+    Args:
+        folder: a path for the weights' file.
+
+    Returns: the original's figures, losses and rate of each step, the network's weights before and after.
+    """
+    golden = goldens("trajectory_resnet50.npz")
+    weights_file = Path(folder) / "recipe.npz"
+    np.savez(weights_file, **{name: make_tensor(name, shape, SEED) for name, shape in entries("yolact_resnet50")})
+    args = train.parse_args(["--config=yolact_resnet50_config", "--batch_size=2", "--no_autoscale",
+                             f"--trained_model={weights_file}"])
+    config_before = cfg.copy()
+    try:
+        train.configure(args)
+        net = train.build_network(args)
+        optimizer = train.build_optimizer(net, args)
+        schedule = build_schedule(cfg, args.batch_size, args.autoscale, args.lr, args.gamma)
+        batches = [collate([loss_sample(i, cfg) for i in pair]) for pair in ((0, 1), (2, 3))]
+        before = {name: value.numpy() for name, value in net.state_dict().items()}
+        criterion, losses, rates = MultiBoxLoss(cfg), [], []
+        for iteration in range(len(golden["losses"])):
+            rates.append(learning_rate(schedule, iteration))
+            losses.append(train.train_step(net, criterion, optimizer, batches[iteration % 2], rates[-1]))
+        after = {name: value.numpy() for name, value in net.state_dict().items()}
+    finally:
+        cfg.update_in_place(config_before)
+    return SimpleNamespace(golden=golden, losses=losses, rates=rates, before=before, after=after)

@@ -1,5 +1,4 @@
 """From network outputs to masks: the three kinds of NMS and postprocess, against the original's."""
-import functools
 import json
 
 import numpy as np
@@ -10,29 +9,13 @@ import pytest
 from layers import output_utils
 from layers.detection import Detect
 from layers.output_utils import assemble_masks, postprocess, upsample_masks
-from yolact import build_detect
 
-MODES = {"fast": {}, "cross": {"cross_class_nms": True}, "trad": {"use_fast_nms": False}}
-KEYS = ("box", "class", "score", "mask")
-WIDTH, HEIGHT = 640, 480  # of the picture that the figures of postprocess pretend
-
-
-def pair(ours, theirs):
-    """For each of their detections the row of ours with its class and the nearest box; a one-to-one mapping.
-
-    Rows are not compared in order: neighbours whose scores differ by one part in a million may swap.
-    """
-    assert len(ours["score"]) == len(theirs["score"])
-    distance = np.abs(ours["box"][None] - theirs["box"][:, None]).max(axis=-1)
-    distance[ours["class"][None] != theirs["class"][:, None]] = np.inf
-    rows = distance.argmin(axis=1)
-    assert sorted(rows) == list(range(len(rows))), "two stored detections have one counterpart"
-    return rows
+WIDTH, HEIGHT = parity.PICTURE_SIZE
 
 
 def assert_same_detections(ours, theirs):
     """Classes, boxes within 1e-4 of their larger side, scores within 1e-4, coefficients within 1e-3."""
-    rows = pair(ours, theirs)
+    rows = parity.pair(ours, theirs)
     np.testing.assert_array_equal(ours["class"][rows], theirs["class"])
     side = (theirs["box"][:, 2:] - theirs["box"][:, :2]).max(axis=1, keepdims=True)
     assert (np.abs(ours["box"][rows] - theirs["box"]) <= 1e-4 * side).all()
@@ -40,10 +23,6 @@ def assert_same_detections(ours, theirs):
     np.testing.assert_allclose(ours["mask"][rows], theirs["mask"], rtol=0, atol=1e-3)
     assert (np.diff(ours["score"]) <= 0).all(), "not sorted by score"
     return rows
-
-
-def numpy_of(detection):
-    return {key: value.numpy() for key, value in detection.items()}
 
 
 # --- whole networks -----------------------------------------------------------------------------------------
@@ -54,27 +33,11 @@ def figures(request):
     return request.param, parity.goldens(f"forward_{request.param}.npz")
 
 
-@functools.lru_cache(maxsize=3)
-def detections(config_name, mode):
-    """Our detections of a network's picture, as tensors."""
-    config, outputs, *_ = parity.forward(config_name)
-    out = {name: paddle.to_tensor(value) for name, value in outputs.items()}
-    [detection] = build_detect(config, **MODES[mode])(out)
-    return detection
-
-
-def in_golden_order(config_name, mode, golden):
-    detection = detections(config_name, mode)
-    rows = pair(numpy_of(detection), {key: golden[f"det_{mode}/{key}"] for key in KEYS})
-    return {key: value.index_select(paddle.to_tensor(rows)) if key in KEYS else value
-            for key, value in detection.items()}
-
-
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", parity.MODES)
 def test_detections_equal_the_original(figures, mode):
     config_name, golden = figures
-    ours = numpy_of(detections(config_name, mode))
-    assert_same_detections(ours, {key: golden[f"det_{mode}/{key}"] for key in KEYS})
+    ours = parity.numpy_of(parity.detections(config_name, mode))
+    assert_same_detections(ours, {key: golden[f"det_{mode}/{key}"] for key in parity.KEYS})
     assert ours["class"].dtype == "int64" and ours["score"].dtype == ours["box"].dtype == "float32"
 
 
@@ -90,12 +53,12 @@ def assert_same_areas(ours, theirs):
 
 
 @pytest.mark.parametrize("threshold", [0, 0.3])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", parity.MODES)
 def test_postprocess_equals_the_original(figures, mode, threshold):
     config_name, golden = figures
     stored = {key.split("/")[1]: value for key, value in golden.items()
               if key.startswith(f"post_{mode}_{threshold}/")}
-    detection = in_golden_order(config_name, mode, golden)
+    detection = parity.in_golden_order(config_name, mode, golden)
     found = postprocess(detection, WIDTH, HEIGHT, threshold, maskiou_net=parity.forward(config_name).maskiou_net)
     classes, scores, boxes, masks, mask_scores = found.numpy()
     np.testing.assert_array_equal(classes, stored["class"])
@@ -112,7 +75,7 @@ def test_postprocess_equals_the_original(figures, mode, threshold):
 
 def test_uncropped_masks_equal_the_original(figures):
     config_name, golden = figures
-    detection = in_golden_order(config_name, "fast", golden)
+    detection = parity.in_golden_order(config_name, "fast", golden)
     masks = postprocess(detection, WIDTH, HEIGHT, crop_masks=False)[3].numpy()
     assert_same_areas(masks, golden["post_fast_0_nocrop/mask_area"])
 
@@ -152,7 +115,7 @@ def test_nms_equals_the_original(case, method, options):
     golden = parity.goldens("boxutils.npz")
     detect = make_detect(**options)
     ours = run_nms(getattr(detect, method), golden["nms/boxes"], golden["nms/scores"], golden["nms/coeff"])
-    assert_same_detections(ours, {key: golden[f"nms/{case}/{key}"] for key in KEYS})
+    assert_same_detections(ours, {key: golden[f"nms/{case}/{key}"] for key in parity.KEYS})
 
 
 def plain_nms(boxes, scores, threshold):
@@ -268,27 +231,27 @@ def made_up_outputs(seed=0, batch=1, priors=50, classes=4, coeffs=8):
     return {name: paddle.to_tensor(array.astype("float32")) for name, array in arrays.items()}
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", parity.MODES)
 def test_pictures_of_a_batch_are_independent_and_may_be_empty(mode):
     out = made_up_outputs(batch=3)
     out["conf"][1, :, 0] = 50.0  # nothing but background
-    detect = make_detect(**MODES[mode])
-    first, empty, third = (numpy_of(detection) for detection in detect(out))
+    detect = make_detect(**parity.MODES[mode])
+    first, empty, third = (parity.numpy_of(detection) for detection in detect(out))
     [alone] = detect({name: value if name == "priors" else value[2:] for name, value in out.items()})
-    for key, value in numpy_of(alone).items():
+    for key, value in parity.numpy_of(alone).items():
         np.testing.assert_allclose(value, third[key], atol=1e-6)
     assert len(first["score"]) > 0
-    assert [empty[key].shape for key in KEYS] == [(0, 4), (0,), (0,), (0, 8)]
-    assert {key: empty[key].dtype for key in KEYS} == {key: first[key].dtype for key in KEYS}
+    assert [empty[key].shape for key in parity.KEYS] == [(0, 4), (0,), (0,), (0, 8)]
+    assert {key: empty[key].dtype for key in parity.KEYS} == {key: first[key].dtype for key in parity.KEYS}
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", parity.MODES)
 def test_detect_scores_and_boxes_come_from_one_prior(mode):
     """Softmax over the classes with background; the background's own score is never a detection."""
     out = made_up_outputs()
     logits = out["conf"].numpy()[0].astype("float64")
     scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    found = numpy_of(make_detect(**MODES[mode])(out)[0])
+    found = parity.numpy_of(make_detect(**parity.MODES[mode])(out)[0])
     for score, label, coeffs in zip(found["score"], found["class"], found["mask"]):
         [prior] = np.flatnonzero((out["mask"].numpy()[0] == coeffs).all(axis=1))
         assert abs(scores[prior, label + 1] - score) < 1e-6
@@ -358,7 +321,7 @@ def test_without_prototypes_there_are_boxes_and_no_masks(detection):
 
 
 def test_boxes_are_clamped_and_truncated(detection):
-    kept = {key: value[:2] if key in KEYS else value for key, value in detection.items()}
+    kept = {key: value[:2] if key in parity.KEYS else value for key, value in detection.items()}
     kept["box"] = paddle.to_tensor([[-0.1, 0.259, 0.999, 1.3], [0.9, 0.8, 0.1, 0.2]])
     boxes = postprocess(kept, 100, 50)[2].numpy()
     np.testing.assert_array_equal(boxes, [[0, 12, 99, 50], [10, 10, 90, 40]])

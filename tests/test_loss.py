@@ -6,7 +6,6 @@ import numpy as np
 import paddle
 import parity
 import pytest
-from paddle import nn
 
 from data.config import get_config
 from layers import losses
@@ -21,52 +20,10 @@ NORM_TOLERANCE = 2e-3  # relative; the original's own noise reaches 9e-4
 SAMPLE_TOLERANCE = 3e-2  # of a sample's abs-max; the original's own noise reaches 1.5e-2
 
 
-def samples_of(golden, prefix):
-    """name -> (idx, val) of the sampled tensors under a prefix; of small ones (every index, the whole)."""
-    samples = {}
-    for key, value in golden.items():
-        if key.startswith(prefix):
-            name, _, part = key[len(prefix):].partition("/")
-            if part == "val":
-                samples[name] = golden[f"{prefix}{name}/idx"], value
-            elif not part:
-                samples[name] = np.arange(value.size), value.ravel()
-    return samples
-
-
-def gradient_figures(net, samples):
-    """(norms, samples, names without gradient). Norms are summed in float64: float32 is off by 4e-3 here."""
-    norms, sampled, without = {}, {}, set()
-    norm_layers = {name for name, layer in net.named_sublayers() if isinstance(layer, nn.BatchNorm2D)}
-    for name, parameter in net.named_parameters():
-        layer, _, leaf = name.rpartition(".")
-        if layer in norm_layers and leaf in ("_mean", "_variance"):
-            continue
-        if parameter.grad is None:
-            without.add(name)
-            continue
-        gradient = parameter.grad.numpy().astype("float64").ravel()
-        norms[name] = np.linalg.norm(gradient)
-        if name in samples:
-            sampled[name] = gradient[samples[name][0]]
-    return norms, sampled, without
-
-
-@pytest.fixture(scope="module", params=["yolact_base", "yolact_darknet53", "yolact_resnet50_pascal",
-                                        "yolact_plus_resnet50"])
+@pytest.fixture(scope="module", params=parity.LOSS_CONFIGS)
 def measured(request):
     """Loss and gradients of one network on two pictures, and the figures of the original."""
-    golden = parity.goldens(f"loss_{request.param}.npz")
-    config, net = parity.network(request.param)
-    targets = [parity.loss_sample(i, config) for i in (0, 1)]
-    before = copy.deepcopy(targets)
-    out = net(paddle.to_tensor(np.stack([target.image for target in targets])))
-    terms = MultiBoxLoss(config, net.maskiou_net)(out, targets)
-    sum(terms.values()).backward()
-    norms, sampled, without = gradient_figures(net, samples_of(golden, "grad/"))
-    return SimpleNamespace(golden=golden, config=config, targets=targets, before=before, norms=norms,
-                           priors=out["priors"].numpy(), sampled=sampled, without=without,
-                           losses={name: value.item() for name, value in terms.items()})
+    return parity.loss(request.param)
 
 
 def test_losses_equal_the_original(measured):
@@ -104,7 +61,7 @@ def test_gradient_norms_equal_the_original(measured):
 
 
 def test_sampled_gradients_equal_the_original(measured):
-    samples = samples_of(measured.golden, "grad/")
+    samples = parity.samples_of(measured.golden, "grad/")
     assert len(samples) == 30
     for name, (_, expected) in samples.items():
         error = np.abs(measured.sampled[name] - expected).max() / np.abs(expected).max()

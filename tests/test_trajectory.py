@@ -7,10 +7,7 @@ import parity
 import pytest
 
 import train
-from data.coco import collate
 from data.config import cfg
-from layers.multibox_loss import MultiBoxLoss
-from utils.schedule import build_schedule, learning_rate
 
 LOSS_TOLERANCE = 1e-3  # relative, at every step; the original's own noise grows to 7e-5
 # Of the largest change in a sample of a tensor; gradients are only good to 1.5e-2 (noise at ReLU's kinks).
@@ -26,28 +23,7 @@ def stored_weights(golden):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """What training from the recipe's weights gave: losses, rate of each step, weights before and after."""
-    golden = parity.goldens("trajectory_resnet50.npz")
-    weights_file = tmp_path_factory.mktemp("weights") / "recipe.npz"
-    np.savez(weights_file, **{name: parity.make_tensor(name, shape, parity.SEED)
-                              for name, shape in parity.entries("yolact_resnet50")})
-    args = train.parse_args(["--config=yolact_resnet50_config", "--batch_size=2", "--no_autoscale",
-                             f"--trained_model={weights_file}"])
-    config_before = cfg.copy()
-    try:
-        train.configure(args)
-        net = train.build_network(args)
-        optimizer = train.build_optimizer(net, args)
-        schedule = build_schedule(cfg, args.batch_size, args.autoscale, args.lr, args.gamma)
-        batches = [collate([parity.loss_sample(i, cfg) for i in pair]) for pair in ((0, 1), (2, 3))]
-        before = {name: value.numpy() for name, value in net.state_dict().items()}
-        criterion, losses, rates = MultiBoxLoss(cfg), [], []
-        for iteration in range(len(golden["losses"])):
-            rates.append(learning_rate(schedule, iteration))
-            losses.append(train.train_step(net, criterion, optimizer, batches[iteration % 2], rates[-1]))
-        after = {name: value.numpy() for name, value in net.state_dict().items()}
-    finally:
-        cfg.update_in_place(config_before)
-    return SimpleNamespace(golden=golden, losses=losses, rates=rates, before=before, after=after)
+    return parity.trajectory(tmp_path_factory.mktemp("weights"))
 
 
 def test_learning_rates_equal_the_original(trained):

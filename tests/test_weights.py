@@ -1,16 +1,21 @@
-"""Reading, checking and writing weights."""
+"""Weights into a network: names of every origin, what fits and what does not."""
 import json
 import os
 import pickle
-import zipfile
+from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
 from safetensors.numpy import save_file
 
-from tools import convert_weights
+from backbone import DarkNetBackbone, ResNetBackbone, build_backbone
+from data.config import Config
+from utils import weight_names
 from utils import weights as W
+from utils.weight_files import write_pth
+
+GOLDENS = Path(__file__).parent / "goldens"
 
 
 class Stage(paddle.nn.Layer):
@@ -193,12 +198,13 @@ def test_objects_in_npz_are_refused(tmp_path):
         W.read_weights(path)
 
 
-def test_torch_file_is_named(tmp_path):
-    path = str(tmp_path / "net.pth")
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", b"")
-    with pytest.raises(W.WeightsError, match="PyTorch"):
-        W.read_weights(path)
+def test_pth_with_the_original_names_loads_completely(tmp_path):
+    net, path = Net(), str(tmp_path / "net.pth")
+    arrays = _arrays(net)
+    write_pth(path, _original_names(arrays))
+    read = W.read_weights(path)
+    assert _equal(read, arrays)
+    assert not W.load_weights(net, read).missing and _equal(_state(net), arrays)
 
 
 def test_other_class_count_is_explained_and_changes_nothing():
@@ -280,24 +286,179 @@ def test_backbone_file_that_does_not_fit(tmp_path):
         W.load_backbone(Net().backbone, path)
 
 
-def test_conversion_there_and_back_is_bit_equal(tmp_path):
-    net = Net()
-    source, half, npz = (str(tmp_path / name) for name in ("net_1_2.pdparams", "half.safetensors", "net.npz"))
-    paddle.save(net.state_dict(), source)
-    (tmp_path / "net_1_2.json").write_text(json.dumps({"config": {"name": "net"}}))
-    assert convert_weights.convert(source, npz) == len(net.state_dict())
-    assert any(name.endswith("running_mean") for name in np.load(npz).files)
-    assert _equal(W.read_weights(npz), _state(net))
-    convert_weights.convert(source, half, half=True)
-    assert W.saved_config(half) == {"name": "net"}
-    convert_weights.main([half, npz])
-    assert _equal(W.read_weights(npz), W.read_weights(half))
+def test_a_backbone_of_another_depth_is_refused_and_nothing_is_set(tmp_path):
+    small, deep = ResNetBackbone([1, 1], width=8), ResNetBackbone([1, 2], width=8)
+    path = str(tmp_path / "resnet.pth")
+    W.save_pth(path, weight_names.original_backbones(_arrays(deep)))
+    before = _state(small)
+    with pytest.raises(W.WeightsError, match=r"15 of the file are of layers that it lacks \(e.g. layers.1.1.conv1"):
+        W.load_backbone(small, path)
+    W.save_pth(path, weight_names.original_backbones(_arrays(small)))
+    with pytest.raises(W.WeightsError, match=r"15 of 60 tensors are missing.*layers.1.1.*backbone.args"):
+        W.load_backbone(deep, path)
+    wide = ResNetBackbone([1, 1], width=16)
+    with pytest.raises(W.WeightsError, match=r"conv1.weight: \[8, 3, 7, 7\] in the file, \[16, 3, 7, 7\] in"):
+        W.load_backbone(wide, path)
+    assert _equal(_state(small), before)
 
 
-@pytest.mark.parametrize("target, options", [("net.pth", []), ("net.npz", ["--half"]), ("net.safetensors", [])])
-def test_conversion_that_cannot_be_done_is_one_line(tmp_path, target, options):
-    source = str(tmp_path / "net.pdparams")  # without a .json beside it
-    paddle.save(Net().state_dict(), source)
-    with pytest.raises(SystemExit, match="convert_weights.py: error: .*(net|--half)"):
-        convert_weights.main([source, str(tmp_path / target), *options])
-    assert os.listdir(tmp_path) == ["net.pdparams"]
+def test_new_tensors_of_a_backbone_keep_their_values_and_are_listed(tmp_path):
+    net = ResNetBackbone([1, 1], width=8)
+    net.offset = paddle.nn.Linear(2, 2)
+    net.is_new = lambda name: name.startswith("offset.")
+    arrays, path = _arrays(ResNetBackbone([1, 1], width=8)), str(tmp_path / "resnet.pth")
+    W.save_pth(path, weight_names.original_backbones(arrays))
+    before = _state(net.offset)
+    report = W.load_backbone(net, path)
+    assert report.new == ["offset.weight", "offset.bias"] and not report.missing
+    assert _equal(_state(net.offset), before) and _equal(_state(net), {**arrays, **{
+        f"offset.{name}": array for name, array in before.items()}})
+    assert "new     offset.bias" in report.table()
+    # a file that has them, as one of a whole network does, fills them
+    W.save_pth(path, {f"backbone.{name}": array for name, array in _arrays(net).items()})
+    assert not W.load_backbone(net, path).new and _equal(_state(net), _arrays(net))
+
+
+def test_darknet_backbone_with_the_original_names(tmp_path):
+    net, path = DarkNetBackbone([1, 1]), str(tmp_path / "darknet.pth")
+    arrays = _arrays(net)
+    W.save_pth(path, weight_names.original_backbones(arrays))
+    W.load_backbone(net, path)
+    assert _equal(_state(net), arrays)
+
+
+@pytest.mark.parametrize("prefix", ["", "features."])
+def test_vgg_backbone_counts_the_modules_of_all_stages(tmp_path, prefix):
+    stages = [[4, 4], ["M", 6], ["M", 8, 8]]
+    net = build_backbone(Config({"type": "VGGBackbone", "args": [stages, [[2, 2]], [1]]}))
+    convolutions = {0: (4, 3), 2: (4, 4), 5: (6, 4), 8: (8, 6), 10: (8, 8)}
+    file = {}
+    for number, (outputs, inputs) in convolutions.items():
+        file[f"{prefix}{number}.weight"] = np.full((outputs, inputs, 3, 3), number, np.float32)
+        file[f"{prefix}{number}.bias"] = np.full(outputs, number, np.float32)
+    path = str(tmp_path / "vgg16_reducedfc.pth")
+    write_pth(path, {**file, "classifier.0.weight": np.zeros((2, 8), np.float32)})
+    report = W.load_backbone(net, path)
+    assert report.unused == ["classifier.0.weight"] and len(report.loaded) == 10
+    assert {name.split(".")[0] for name in report.new} == {"layers", "norms"}
+    state = _state(net)
+    places = {"layers.0.0": 0, "layers.0.2": 2, "layers.1.1": 5, "layers.2.1": 8, "layers.2.3": 10}
+    assert {name: state[f"{name}.weight"].flat[0] for name in places} == places
+    named = weight_names.original_backbones({name: state[name] for name in report.loaded},
+                                            [len(stage) for stage in net.layers])
+    assert sorted(named) == sorted(name[len(prefix):] for name in file)
+
+
+def test_detectron_backbone_with_group_norm(tmp_path):
+    net = ResNetBackbone([2, 1], width=4, norm=lambda channels: paddle.nn.GroupNorm(2, channels))
+    ours, blobs = _arrays(net), {}
+    blocks = {f"layers.{stage}.{block}": f"res{stage + 2}_{block}" for stage, block in ((0, 0), (0, 1), (1, 0))}
+    for name, array in ours.items():
+        block, _, rest = name.rpartition(".")[0].rpartition(".")
+        leaf = name.rpartition(".")[2]
+        if name.startswith(("conv1.", "bn1.")):
+            blob = "conv1_w" if rest == "conv1" else f"conv1_gn_{'s' if leaf == 'weight' else 'b'}"
+        else:
+            down = block.endswith("downsample")
+            branch = "branch1" if down else f"branch2{'abc'[int(rest[-1]) - 1]}"
+            convolution = rest == "0" if down else rest.startswith("conv")
+            kind = "w" if convolution else f"gn_{'s' if leaf == 'weight' else 'b'}"
+            blob = f"{blocks[block.replace('.downsample', '')]}_{branch}_{kind}"
+        blobs[blob] = array
+    assert {"conv1_gn_s", "res2_0_branch1_w", "res2_1_branch2c_gn_s", "res3_0_branch1_gn_b"} <= set(blobs)
+    assert len(blobs) == len(ours)
+    path = tmp_path / "R-101-GN.pkl"
+    path.write_bytes(pickle.dumps({"blobs": {**blobs, "fc1000_b": np.zeros(9, np.float32)}}, protocol=2))
+    assert W.load_backbone(net, str(path)).unused == ["fc1000_b"]
+    assert _equal(_state(net), ours)
+
+
+def _entries(config):
+    """name -> shape of a network of the original, under our names and without counters."""
+    entries = {name: np.broadcast_to(np.float32(0), shape) for name, shape in
+               json.loads((GOLDENS / "state_dicts.json").read_text())[config]}
+    return {name: array.shape for name, array in weight_names.ours(entries, "pdparams").items()
+            if not weight_names.is_counter(name)}
+
+
+def test_names_of_the_earlier_port_map_one_to_one_onto_ours_with_the_same_shapes():
+    theirs = dict(json.loads((GOLDENS / "state_dict_earlier_port_resnet50.json").read_text())["entries"])
+    ours = {name: shape for name, shape in _entries("yolact_resnet50").items() if name.startswith("backbone.")}
+    arrays = {name: np.broadcast_to(np.float32(number), shape) for number, (name, shape) in enumerate(theirs.items())}
+    mapped = weight_names.ours(arrays, "pdparams")
+    assert len(theirs) == 265 and {name: array.shape for name, array in mapped.items()} == ours
+    assert {int(array.flat[0]) for array in mapped.values()} == set(range(len(theirs)))
+    # what shapes cannot tell apart: blocks of a stage, weight and bias, first and second norm, mean and variance
+    for name, array in mapped.items():
+        source = list(theirs)[int(array.flat[0])]
+        assert source.rpartition(".")[2] == name.rpartition(".")[2]
+        if "res" in source:
+            stage, block, branch, kind = source.split(".")[1:5]
+            words = name.split(".")
+            assert (int(words[2]), int(words[3])) == (int(stage[3]) - 2, "abcdef".index(block[-1]))
+            layer = {"short": "downsample.", "branch2a": "1", "branch2b": "2", "branch2c": "3"}[branch]
+            assert (layer if layer[-1] == "." else {"conv": "conv", "norm": "bn"}[kind] + layer) in name
+
+
+def test_deep_stages_of_the_earlier_port_number_their_blocks():
+    array = np.zeros(1, np.float32)
+    names = {"backbone.res4.res4a.branch2a.conv.weight": "backbone.layers.2.0.conv1.weight",
+             "backbone.res4.res4b1.branch2b.norm._mean": "backbone.layers.2.1.bn2._mean",
+             "backbone.res4.res4b22.branch2c.norm.bias": "backbone.layers.2.22.bn3.bias",
+             "backbone.res4.res4w.branch2c.norm.bias": "backbone.layers.2.22.bn3.bias",
+             "res5.res5a.short.norm.running_var": "layers.3.0.downsample.1._variance"}
+    for theirs, ours in names.items():
+        assert list(weight_names.ours({theirs: array}, "pdparams")) == [ours]
+
+
+@pytest.mark.parametrize("config", ["yolact_base", "yolact_darknet53", "yolact_plus_resnet50"])
+def test_names_go_to_the_original_and_back(config):
+    original = {name: np.broadcast_to(np.float32(0), shape) for name, shape in
+                json.loads((GOLDENS / "state_dicts.json").read_text())[config]}
+    without = {name: array for name, array in original.items() if not weight_names.is_counter(name)}
+    for start in (original, without):  # counters are kept, or made at the places PyTorch has them
+        ours = weight_names.ours(start, "pth")
+        assert not any("running_" in name for name in ours) and len(ours) == len(start)
+        assert list(weight_names.originals(ours)) == list(original)
+    made = weight_names.originals(weight_names.ours(without, "pth"))["backbone.layers.0.0.%s" % (
+        "1.num_batches_tracked" if "darknet" in config else "bn1.num_batches_tracked")]
+    assert made.dtype == np.int64 and made.shape == () and made == 0
+
+
+def test_linear_layers_are_transposed_in_the_originals_formats_only(tmp_path):
+    net = paddle.nn.Layer()
+    net.class_existence_fc = paddle.nn.Linear(2, 3)
+    arrays = _arrays(net)
+    for save, turned in ((W.save_pth, True), (W.save_npz, True), (W.save_pdparams, False)):
+        path = str(tmp_path / "net")
+        save(path, arrays)
+        stored = W.read_file(path).tensors["class_existence_fc.weight"]
+        assert stored.shape == ((3, 2) if turned else (2, 3))
+        W.load_weights(net, W.read_weights(path))
+        assert _equal(_state(net), arrays)
+
+
+def test_first_release_with_the_old_names_alone(tmp_path):
+    net, path = Net(), str(tmp_path / "net.pth")
+    arrays = _arrays(net)
+    old = {name.replace("backbone.layers.0.", "backbone.layer1."): array for name, array in arrays.items()}
+    assert old.keys() != arrays.keys()
+    write_pth(path, _original_names(old))
+    W.load_weights(net, W.read_weights(path))
+    assert _equal(_state(net), arrays)
+    W.load_backbone(net.backbone, path)
+
+
+def test_table_counts_every_part_and_lists_what_was_not_used():
+    net = Net(classes=2)
+    arrays = _arrays(Net(classes=5))
+    del arrays["backbone.layers.0.0.bn1.bias"]
+    arrays["other.weight"] = np.zeros(1, np.float32)
+    lines = W.load_weights(net, arrays, strict=False).table().splitlines()
+    assert lines[0] == "6 tensors loaded, 4 of another shape skipped, 1 missing in the file, 1 in the file unused"
+    assert [line.split() for line in lines[1:5]] == [
+        ["part", "used", "of"], ["backbone.layers.0", "4", "5"], ["prediction_layers", "2", "4"],
+        ["semantic_seg_conv", "0", "2"]]
+    assert len({len(line) for line in lines[1:5]}) == 1
+    assert "  skipped semantic_seg_conv.bias: [5] in the file, [2] in the network" in lines
+    assert lines[-2:] == ["  missing backbone.layers.0.0.bn1.bias", "  unused  other.weight"]

@@ -147,7 +147,7 @@ def input_size(height: int, width: int, max_size: int, preserve_aspect_ratio: bo
     if not preserve_aspect_ratio:
         return max_size, max_size
     ratio = (width / height) ** 0.5
-    return int(max_size / ratio), int(max_size * ratio)
+    return max(1, int(max_size / ratio)), max(1, int(max_size * ratio))
 
 
 def base_transform(image_bgr: np.ndarray, max_size: int, transform: Any, means: Sequence[float],

@@ -1,31 +1,33 @@
-"""Reading and writing network weights: ``.pdparams``, ``.npz`` and ``.safetensors``.
+"""Network weights: from a file into a network, what fitted and what did not, and back into a file.
 
-Names are those of the original's state dict, except that Paddle calls the statistics of a batch norm
-``_mean`` and ``_variance``. Reading accepts either form, recognises a format by its content and executes
-nothing that a file contains (a ``.pdparams`` is a pickle, which ``paddle.load`` would run).
+The containers are utils/weight_files.py, the names utils/weight_names.py. Names here are ours: those of the original's
+state dict, except that Paddle calls the statistics of a batch norm ``_mean`` and ``_variance``.
 """
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
-import pickle
-import re
-import zipfile
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from utils.files import atomic_path
-from utils.runtime import UserError
+from utils import weight_names
+from utils.weight_files import (
+    WeightsError,
+    read_file,
+    safetensors_config,
+    tell_container,
+    unpickle_arrays,
+    write_npz,
+    write_pdparams,
+    write_pth,
+    write_safetensors,
+)
 
-STATISTICS = {"running_mean": "_mean", "running_var": "_variance"}
-PADDLE_NAME_TABLE = "StructuredToParameterName@@"
-
-
-class WeightsError(UserError):
-    """A weights file that cannot be read, or that does not fit the network."""
+__all__ = [
+    "Report", "WeightsError", "as_float32", "backbone_fits", "backbone_misfit", "backbone_weights", "compare",
+    "compare_backbone", "count_classes", "load_backbone", "load_weights", "misfit", "read_weights", "save_npz",
+    "save_pdparams", "save_pth", "save_safetensors", "saved_config", "unpickle_arrays"]
 
 
 @dataclasses.dataclass
@@ -37,134 +39,79 @@ class Report:
         skipped: (name, shape in the file, shape in the network) of tensors of another shape.
         missing: names of the network that the file lacks.
         unused: names of the file that the network lacks.
+        new: names of the network that such files do not have, and that keep their initial values.
     """
 
     loaded: list
     skipped: list
     missing: list
     unused: list
+    new: list = dataclasses.field(default_factory=list)
 
     def summary(self):
         """One readable paragraph; every skipped tensor is listed."""
-        lines = [f"{len(self.loaded)} tensors loaded, {len(self.skipped)} of another shape skipped, "
-                 f"{len(self.missing)} missing in the file, {len(self.unused)} in the file unused"]
-        lines += [f"  skipped {name}: {list(theirs)} in the file, {list(ours)} in the network"
-                  for name, theirs, ours in self.skipped]
-        lines += [f"  missing {name}" for name in self.missing[:10]]
+        return "\n".join([self._counts(), *self._skipped_lines(), *_listed("missing", self.missing)])
+
+    def table(self):
+        """How many tensors of each part of the network were set, then every tensor that was not, aligned."""
+        skipped = [name for name, _, _ in self.skipped]
+        used, total = {}, {}
+        for name in [*self.loaded, *skipped, *self.missing, *self.new]:
+            total[_part(name)] = total.get(_part(name), 0) + 1
+        for name in self.loaded:
+            used[_part(name)] = used.get(_part(name), 0) + 1
+        width = max(map(len, [*total, "part"]))
+        lines = [self._counts(), f"  {'part':{width}}  used    of"]
+        lines += [f"  {part:{width}}  {used.get(part, 0):4d}  {count:4d}" for part, count in sorted(total.items())]
+        lines += self._skipped_lines()
+        lines += _listed("missing", self.missing) + _listed("new    ", self.new) + _listed("unused ", self.unused)
         return "\n".join(lines)
 
+    def _counts(self):
+        new = f", {len(self.new)} new" if self.new else ""
+        return (f"{len(self.loaded)} tensors loaded, {len(self.skipped)} of another shape skipped, "
+                f"{len(self.missing)} missing in the file{new}, {len(self.unused)} in the file unused")
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles dicts, lists and numpy arrays, and nothing that could run code."""
-
-    ALLOWED = {("collections", "OrderedDict"), ("builtins", "tuple"), ("_codecs", "encode"),
-               ("numpy", "ndarray"), ("numpy", "dtype")}
-    NUMPY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric",
-                     "numpy._core.numeric")
-
-    def find_class(self, module, name):
-        if (module, name) in self.ALLOWED:
-            return super().find_class(module, name)
-        if module in self.NUMPY_MODULES and name in ("_reconstruct", "scalar", "_frombuffer"):
-            # numpy 2 renamed its core; take the function from wherever the installed numpy keeps it
-            core = np._core if int(np.__version__.split(".")[0]) >= 2 else np.core
-            return getattr(core.numeric if name == "_frombuffer" else core.multiarray, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which weights do not need")
+    def _skipped_lines(self):
+        return [f"  skipped {name}: {list(theirs)} in the file, {list(ours)} in the network"
+                for name, theirs, ours in self.skipped]
 
 
-def unpickle_arrays(path):
-    """Content of a ``.pdparams`` or ``.pdopt`` file as dict name -> ndarray, executing nothing.
-
-    Raises:
-        WeightsError: when the file is damaged or holds anything else.
-    """
-    try:
-        with open(path, "rb") as file:
-            content = _ArrayUnpickler(file).load()
-    except OSError as error:
-        raise WeightsError(f"cannot read {path}: {error.strerror}") from error
-    except Exception as error:  # a damaged pickle raises almost anything
-        raise WeightsError(f"{path} is damaged or no Paddle weights file ({error}); copy it again") from error
-    if not isinstance(content, dict):
-        raise WeightsError(f"{path} does not hold a dictionary of tensors; it is no weights file")
-    arrays = {}
-    for name, value in content.items():
-        if isinstance(value, tuple) and len(value) == 2:
-            value = value[1]  # a tensor saved outside a state dict is (Paddle's internal name, array)
-        if isinstance(value, np.ndarray):
-            arrays[str(name)] = value
-    return arrays
+def _listed(word, names, most=10):
+    """One line a name; of a whole network's worth of them only the first."""
+    more = [f"  {word} ... and {len(names) - most} more"] if len(names) > most else []
+    return [f"  {word} {name}" for name in names[:most]] + more
 
 
-def _read_npz(path):
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise WeightsError(f"{path} is damaged or holds Python objects ({error}); "
-                           "save plain arrays with numpy.savez") from error
-
-
-def _read_safetensors(path):
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (OSError, SafetensorError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path} is no readable safetensors file ({error}); copy it again, with tensors "
-                           "in float32 or float16") from error
-
-
-def _format(path):
-    """'pickle', 'npz', 'safetensors' or 'torch', from the first bytes."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(9)
-    except OSError as error:
-        raise WeightsError(f"cannot open the weights {path} ({error.strerror}); check the path") from error
-    if head[:2] == b"PK":
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
-        except zipfile.BadZipFile as error:
-            raise WeightsError(f"{path} is truncated; copy it again") from error
-        return "npz" if all(name.endswith(".npy") for name in names) else "torch"
-    if head[8:9] == b"{":
-        return "safetensors"
-    if head[:1] == b"\x80":
-        return "pickle"
-    raise WeightsError(f"{path} is neither .pdparams, .npz nor .safetensors; if it is a download, it may be "
-                       "a web page or a git-lfs pointer")
-
-
-def _paddle_name(name):
-    stem, _, leaf = name.rpartition(".")
-    return f"{stem}.{STATISTICS[leaf]}" if leaf in STATISTICS and stem else name
+def _part(name):
+    """The part of a network that a tensor belongs to: a stage of the backbone, or what the name begins with."""
+    words = name.split(".")
+    length = 1 + (words[0] == "backbone")
+    return ".".join(words[:length + (words[length - 1] == "layers")])
 
 
 def read_weights(path):
     """Tensors of a weights file under the network's names.
 
     Args:
-        path: ``.pdparams``, ``.npz`` or ``.safetensors`` (told from the content). Batch-norm statistics may
-            have the original's or Paddle's names; ``num_batches_tracked`` is ignored.
+        path: ``.pdparams``, ``.pth``, ``.npz``, ``.safetensors`` or Detectron's ``.pkl`` (told from the content).
+            Names may be the original's, ours, or the earlier Paddle port's; ``num_batches_tracked`` is ignored.
     Returns:
-        dict name -> ndarray; float16 and float64 come as float32.
+        dict name -> ndarray; float16, bfloat16 and float64 come as float32.
     Raises:
         WeightsError: when the file is missing, damaged or of another kind.
     """
-    kind = _format(path)
-    if kind == "torch":
-        raise WeightsError(f"{path} is a PyTorch file; convert it to .npz with the original's names first")
-    reader = {"pickle": unpickle_arrays, "npz": _read_npz, "safetensors": _read_safetensors}[kind]
-    weights = {}
-    for name, array in reader(path).items():
-        if name == PADDLE_NAME_TABLE or name.endswith("num_batches_tracked"):
-            continue
-        floating = array.dtype in (np.float16, np.float64)
-        weights[_paddle_name(name)] = array.astype(np.float32) if floating else array
+    file = read_file(path)
+    weights = {name: as_float32(array) for name, array in weight_names.ours(file.tensors, file.format).items()
+               if not weight_names.is_counter(name)}
     if not weights:
-        raise WeightsError(f"{path} holds no tensors")
+        raise WeightsError(f"{path} holds no tensors of a network; check the path")
     return weights
+
+
+def as_float32(array):
+    """The array, as float32 if it holds numbers of another precision."""
+    return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
 
 
 def saved_config(path):
@@ -177,13 +124,8 @@ def saved_config(path):
         except (OSError, ValueError) as error:
             raise WeightsError(f"{beside} is damaged ({error}); remove it and pass --config") from error
         return content.get("config") if isinstance(content, dict) else None
-    if os.path.exists(path) and _format(path) == "safetensors":
-        try:
-            with safe_open(path, framework="numpy") as file:
-                text = (file.metadata() or {}).get("config")
-            return json.loads(text) if text else None
-        except (SafetensorError, ValueError) as error:
-            raise WeightsError(f"the metadata of {path} is damaged ({error}); pass --config") from error
+    if os.path.exists(path) and tell_container(path) == "safetensors":
+        return safetensors_config(path)
     return None
 
 
@@ -202,19 +144,29 @@ def count_classes(shapes):
     return int(segmentation[0]) if segmentation else None
 
 
-def _drop_legacy(weights, ours):
-    """Leave out what the original's loader drops: old backbone aliases, surplus P6/P7 layers (v1.0)."""
-    has_current = any(name.startswith("backbone.layers.") for name in weights)
+def compare(network, weights, is_new=lambda name: False):
+    """What of the weights fits a network: a Report of what loading them would do, leftovers of v1.0 left out.
 
-    def legacy(name):
-        alias = has_current and re.match(r"backbone\.layer\d", name)
-        return name not in ours and (alias or name.startswith("fpn.downsample_layers."))
+    Args:
+        network: dict name -> anything with a shape. weights: dict name -> ndarray.
+        is_new: tells from its name whether such files lack a tensor that the network has.
+    """
+    weights = weight_names.without_leftovers(weights, network)
+    ours = {name: tuple(tensor.shape) for name, tensor in network.items()}
+    theirs = {name: tuple(array.shape) for name, array in weights.items()}
+    lacking = [name for name in ours if name not in theirs]
+    return Report(
+        loaded=[name for name in ours if theirs.get(name) == ours[name]],
+        skipped=[(name, theirs[name], ours[name]) for name in ours
+                 if name in theirs and theirs[name] != ours[name]],
+        missing=[name for name in lacking if not is_new(name)],
+        unused=[name for name in theirs if name not in ours],
+        new=[name for name in lacking if is_new(name)])
 
-    return {name: array for name, array in weights.items() if not legacy(name)}
 
-
-def _misfit(report, theirs, ours):
-    """The sentence for weights that do not fit."""
+def misfit(report, network, weights):
+    """The sentence for weights that do not fit a network, both as `compare` takes them."""
+    theirs, ours = ({name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (weights, network))
     counts = count_classes(theirs), count_classes(ours)
     if report.skipped and None not in counts and counts[0] != counts[1]:
         return (f"the weights are for {counts[0]} classes but the config has {counts[1]} (background not "
@@ -232,6 +184,12 @@ def _misfit(report, theirs, ours):
     return f"the weights are of another network: {', '.join(parts)}; pass the --config they were made with"
 
 
+def _fill(state, weights, names):
+    for name in names:
+        array = np.ascontiguousarray(weights[name]).reshape(weights[name].shape)
+        state[name].set_value(array.astype(str(state[name].numpy().dtype), copy=False))
+
+
 def load_weights(net, weights, strict=True):
     """Set a network's parameters and statistics.
 
@@ -246,49 +204,71 @@ def load_weights(net, weights, strict=True):
         WeightsError: with both class counts when those differ; without ``strict`` only if nothing fits.
     """
     state = net.state_dict()
-    weights = _drop_legacy(weights, state)
-    ours = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    theirs = {name: tuple(array.shape) for name, array in weights.items()}
-    report = Report(
-        loaded=[name for name in ours if theirs.get(name) == ours[name]],
-        skipped=[(name, theirs[name], ours[name]) for name in ours
-                 if name in theirs and theirs[name] != ours[name]],
-        missing=[name for name in ours if name not in theirs],
-        unused=[name for name in theirs if name not in ours])
+    report = compare(state, weights)
     if not report.loaded or (strict and (report.skipped or report.missing or report.unused)):
-        raise WeightsError(_misfit(report, theirs, ours))
-    for name in report.loaded:
-        state[name].set_value(weights[name].astype(str(state[name].numpy().dtype), copy=False))
+        raise WeightsError(misfit(report, state, weights))
+    _fill(state, weights, report.loaded)
     return report
+
+
+def backbone_weights(backbone, weights):
+    """Weights under our names -> those of a backbone alone, without ``backbone.`` (weight_names.backbones)."""
+    return weight_names.backbones(weights, [len(stage) for stage in getattr(backbone, "layers", ())])
+
+
+def compare_backbone(backbone, weights):
+    """`compare` for a backbone; what its ``is_new`` names, ImageNet weights do not have."""
+    return compare(backbone.state_dict(), weights, getattr(backbone, "is_new", lambda name: False))
 
 
 def load_backbone(backbone, path):
     """Fill a backbone from a file of a whole network or of a classification network.
 
-    Names may start with ``backbone.``, or be torchvision's (``layer1.0...`` is ``layers.0.0...``, as the
-    original maps them); a classifier (``fc``) is not used.
+    Names may be any that ``weight_names.backbones`` knows; a classifier is not used. What the file's kind of network
+    does not have (``backbone.is_new(name)``: deformable convolutions' offsets, extra stages of VGG) keeps its initial
+    values; of everything else all is set or nothing.
 
     Returns:
         Report.
     Raises:
-        WeightsError: when the file does not fill every tensor of the backbone.
+        WeightsError: when the file does not fill every other tensor of the backbone.
     """
-    weights = read_weights(path)
-    prefix = "backbone."
-    if any(name.startswith(prefix) for name in weights):
-        weights = {name[len(prefix):]: array for name, array in weights.items() if name.startswith(prefix)}
-    renamed = {}
-    for name, array in weights.items():
-        stage = re.match(r"layer(\d)\.", name)
-        renamed[f"layers.{int(stage.group(1)) - 1}.{name[stage.end():]}" if stage else name] = array
-    ours = backbone.state_dict()
-    misfits = [name for name, tensor in ours.items()
-               if name not in renamed or tuple(renamed[name].shape) != tuple(tensor.shape)]
+    weights = backbone_weights(backbone, read_weights(path))
+    report = compare_backbone(backbone, weights)
+    if not backbone_fits(report):
+        raise WeightsError(f"{path} {backbone_misfit(report)}; check backbone.path and backbone.args")
+    _fill(backbone.state_dict(), weights, report.loaded)
+    return report
+
+
+def _surplus(report):
+    """What the file's backbone has in its stages and the network's lacks: it is deeper, or of another kind."""
+    return [name for name in report.unused if name.startswith("layers.")]
+
+
+def backbone_fits(report):
+    """Whether a report of `compare_backbone` is of the same backbone; a classifier in the file does not matter."""
+    return not (report.missing or report.skipped or _surplus(report))
+
+
+def backbone_misfit(report):
+    """What a sentence says about a file of which `backbone_fits` is not true."""
+    misfits = [name for name, _, _ in report.skipped] + report.missing
+    total = len(report.loaded) + len(misfits) + len(report.new)
+    parts = []
     if misfits:
-        raise WeightsError(f"{path} does not fit the backbone: {len(misfits)} of {len(ours)} tensors are "
-                           f"missing or of another shape (e.g. {misfits[0]}); check backbone.path and "
-                           "backbone.args")
-    return load_weights(backbone, renamed, strict=False)
+        shapes = [f": {list(theirs)} in the file, {list(ours)} in the network"
+                  for name, theirs, ours in report.skipped if name == misfits[0]]
+        parts.append(f"{len(misfits)} of {total} tensors are missing or of another shape (e.g. "
+                     f"{misfits[0]}{''.join(shapes)})")
+    if _surplus(report):
+        parts.append(f"{len(_surplus(report))} of the file are of layers that it lacks (e.g. {_surplus(report)[0]})")
+    return f"does not fit the backbone: {' and '.join(parts)}"
+
+
+def save_pdparams(path, weights):
+    """Write weights as ``.pdparams`` under our names, atomically; ``paddle.load`` reads it."""
+    write_pdparams(path, weights)
 
 
 def save_safetensors(path, weights, config, half=False):
@@ -296,22 +276,19 @@ def save_safetensors(path, weights, config, half=False):
 
     Args:
         weights: dict name -> ndarray.
-        config: plain dict, kept as JSON in the metadata key 'config'.
+        config: plain dict, kept as JSON in the metadata key 'config'; None for weights of no whole network.
         half: True stores tensors of two and more dimensions as float16; biases and batch norms, small and
             with variances that float16 cannot hold, stay float32.
     """
-    arrays = {name: np.ascontiguousarray(array, np.float16 if half and array.ndim > 1 else None)
-              for name, array in weights.items()}
-    with atomic_path(path) as temporary:
-        save_file(arrays, temporary, metadata={"config": json.dumps(config)})
+    write_safetensors(path, {name: array.astype(np.float16) if half and array.ndim > 1 else array
+                             for name, array in weights.items()}, config)
 
 
 def save_npz(path, weights):
-    """Write weights as ``.npz`` under the original's names (``running_mean``, ``running_var``), atomically."""
-    theirs = {ours: name for name, ours in STATISTICS.items()}
-    renamed = {}
-    for name, array in weights.items():
-        stem, dot, leaf = name.rpartition(".")
-        renamed[stem + dot + theirs.get(leaf, leaf)] = array
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **renamed)
+    """Write weights as ``.npz`` under the original's names and in its layout, atomically."""
+    write_npz(path, weight_names.originals(weights))
+
+
+def save_pth(path, weights):
+    """Write weights as PyTorch's ``.pth`` under the original's names and in its layout, atomically."""
+    write_pth(path, weight_names.originals(weights))
