@@ -20,11 +20,13 @@ DEMO := results/demo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-dev demo demo-data demo-train demo-shipped test lint clean
+.PHONY: help venv venv-dev demo demo-data demo-train demo-shipped test alignment lint clean
 
 help:
 	@echo "make demo     set up, train a small network on drawn shapes, evaluate it: see $(DEMO)/"
 	@echo "make test     set up and run the tests"
+	@echo "make alignment"
+	@echo "              measure how far the networks are from the original's figures, stage by stage"
 	@echo "make lint     set up and run ruff"
 	@echo "make venv     the virtual environment alone, in $(VENV)/"
 	@echo "make clean    remove $(VENV)/, results/, data/demo/ and caches; weights/ and logs/ stay"
@@ -81,6 +83,9 @@ demo-shipped: demo-train
 
 test: venv-dev
 	$(PY) -m pytest
+
+alignment: venv-dev
+	$(PY) tests/alignment.py --out results/alignment.md
 
 lint: venv-dev
 	$(PY) -m ruff check .

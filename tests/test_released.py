@@ -118,7 +118,7 @@ def test_a_file_is_itself_and_a_missing_one_is_explained(tmp_path):
     assert weights_file(str(path), "nowhere", get_config) == str(path)
     with pytest.raises(WeightsError, match="no file weights/yolact_base_54_800000.pth.*yolact_base alone downloads it"):
         weights_file("weights/yolact_base_54_800000.pth", "nowhere", get_config)
-    with pytest.raises(WeightsError, match="no file mine.pth.*name one of yolact_base, yolact_im700"):
+    with pytest.raises(WeightsError, match="no file mine.pth.*one of yolact_base, yolact_im700"):
         weights_file("mine.pth", "nowhere", get_config)
 
 

@@ -124,8 +124,8 @@ def match(net, tensors, backbone):
     if backbone:
         tensors = backbone_weights(net, tensors)
     network = net.state_dict()
-    tensors = weight_names.without_leftovers(tensors, network)
     compared = {name: array for name, array in tensors.items() if not weight_names.is_counter(name)}
+    tensors = weight_names.without_leftovers(tensors, network)
     if backbone:
         report = compare_backbone(net, compared)
         wrong = None if backbone_fits(report) else f"it {backbone_misfit(report)}; pass the --config of its network"
@@ -169,6 +169,9 @@ def convert(source, target, config=None, half=False, backbone=False, allow_misma
     tensors = {name: as_float32(array) for name, array in weight_names.ours(file.tensors, file.format).items()}
     tensors, report, wrong = match(net, tensors, backbone)
     print(f"{source} ({file.format}) and the {'backbone of ' if backbone else ''}config {cfg.name}: {report.table()}")
+    counters = sum(map(weight_names.is_counter, tensors))
+    if counters:
+        print(f"  carried along: {counters} counters of batch norms")
     if not tensors or (wrong and not allow_mismatch):
         raise UserError(f"{source} was not converted: {wrong}, or --allow_mismatch to write what there is")
     if backbone and os.path.splitext(target)[1] in (".npz", ".pth"):

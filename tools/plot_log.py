@@ -19,6 +19,7 @@ if __package__ in (None, ""):  # run as a script: python tools/plot_log.py
 from utils.files import atomic_path  # noqa: E402
 
 TERM_NAMES = {"T": "total loss", "B": "box (B)", "C": "class (C)", "M": "mask (M)", "I": "mask IoU (I)",
+              "D": "coefficient diversity (D)", "E": "class existence (E)",
               "S": "semantic segmentation (S)"}
 LINE_COLORS = ("#1d4e89", "#c8553d", "#2a9d52", "#8348c4", "#b08900", "#00838f")
 # More points than a plot has pixels only make it slow: a full COCO run logs 800,000 iterations.

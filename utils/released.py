@@ -100,8 +100,8 @@ def weights_file(name, folder, get_config, bar=True):
         return name
     if name not in RELEASED and name != PASCAL:
         known = re.sub(r"(_54_800000)?\.\w+$", "", os.path.basename(name))
-        hint = f"{known} alone downloads it" if known in RELEASED else f"or name one of {', '.join(RELEASED)}"
-        raise WeightsError(f"there is no file {name}; correct the path ({hint})")
+        hint = f"{known} alone downloads it" if known in RELEASED else f"a file, or one of {', '.join(RELEASED)}"
+        raise WeightsError(f"there is no file {name}; correct --trained_model ({hint})")
     converted = os.path.join(folder, f"{name}_54_800000.safetensors")
     if not os.path.exists(converted):
         save_safetensors(converted, read_weights(released_weights(name, folder, bar)), get_config(name).to_dict())

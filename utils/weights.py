@@ -40,6 +40,7 @@ class Report:
         missing: names of the network that the file lacks.
         unused: names of the file that the network lacks.
         new: names of the network that such files do not have, and that keep their initial values.
+        dropped: names of the file that stand for tensors it also has under current names, or that nothing uses.
     """
 
     loaded: list
@@ -47,6 +48,7 @@ class Report:
     missing: list
     unused: list
     new: list = dataclasses.field(default_factory=list)
+    dropped: list = dataclasses.field(default_factory=list)
 
     def summary(self):
         """One readable paragraph; every skipped tensor is listed."""
@@ -65,6 +67,8 @@ class Report:
         lines += [f"  {part:{width}}  {used.get(part, 0):4d}  {count:4d}" for part, count in sorted(total.items())]
         lines += self._skipped_lines()
         lines += _listed("missing", self.missing) + _listed("new    ", self.new) + _listed("unused ", self.unused)
+        lines += [f"  dropped {len(self.dropped)} leftovers of version 1.0, such as {self.dropped[0]}"
+                  ] if self.dropped else []
         return "\n".join(lines)
 
     def _counts(self):
@@ -151,7 +155,9 @@ def compare(network, weights, is_new=lambda name: False):
         network: dict name -> anything with a shape. weights: dict name -> ndarray.
         is_new: tells from its name whether such files lack a tensor that the network has.
     """
-    weights = weight_names.without_leftovers(weights, network)
+    kept = weight_names.without_leftovers(weights, network)
+    dropped = [name for name in weights if name not in kept]
+    weights = kept
     ours = {name: tuple(tensor.shape) for name, tensor in network.items()}
     theirs = {name: tuple(array.shape) for name, array in weights.items()}
     lacking = [name for name in ours if name not in theirs]
@@ -161,7 +167,8 @@ def compare(network, weights, is_new=lambda name: False):
                  if name in theirs and theirs[name] != ours[name]],
         missing=[name for name in lacking if not is_new(name)],
         unused=[name for name in theirs if name not in ours],
-        new=[name for name in lacking if is_new(name)])
+        new=[name for name in lacking if is_new(name)],
+        dropped=dropped)
 
 
 def misfit(report, network, weights):
