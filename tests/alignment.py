@@ -68,8 +68,11 @@ class Table:
         lines = ["| stage | figure | largest difference | of | noise | allowed |", "|---|---|---|---|---|---|"]
         for stage, (figure, noise, allowed) in FIGURES.items():
             difference, network = self.worst.get(stage, (None, ""))
-            shown = "not measured" if difference is None else f"{difference:.2g}"
-            lines.append(f"| {stage} | {figure} | {shown} | {network} | {noise} | {allowed} |")
+            if difference is None:
+                shown = "not measured"
+            else:  # counts as they are
+                shown = f"{difference:.0f}" if difference == int(difference) else f"{difference:.1e}"
+            lines.append(f"| {stage} | {figure} | {shown} | {network if difference else '-'} | {noise} | {allowed} |")
         return "\n".join(lines)
 
 

@@ -4,8 +4,11 @@ import json
 import os
 import re
 import socket
+from pathlib import Path
 
+import cv2
 import pytest
+from cli_runs import places, run
 from file_server import DATA, OTHER, sha256
 
 from data.config import (
@@ -22,6 +25,8 @@ from utils.download import DownloadError
 from utils.released import backbone_weights, released_weights, weights_file
 from utils.weights import WeightsError, read_weights, save_pth, saved_config
 from yolact import Yolact
+
+REPO = Path(__file__).resolve().parent.parent
 
 
 def content(path):
@@ -151,3 +156,53 @@ def test_the_addresses_are_well_formed():
     for depth, backbone in (("resnet50", resnet50_backbone), ("resnet101", resnet101_backbone)):
         assert module.BACKBONES["original"][depth].endswith("/" + backbone.path)
         assert re.fullmatch(r"[0-9a-f]{32}", model_urls[depth][1])
+
+
+# Through the commands, with the demo's network in the place of a released one.
+
+@pytest.fixture
+def published_demo(server, tmp_path, monkeypatch):
+    """The shipped weights as a .pth that the server publishes."""
+    path = tmp_path / "published.pth"
+    save_pth(str(path), read_weights(str(REPO / "weights" / "yolact_demo.safetensors")))
+    server.data = path.read_bytes()
+    monkeypatch.setitem(module.RELEASED, "yolact_demo", (f"{server.address}/x", "yolact_demo_54_800000.pth"))
+    return server
+
+
+def test_eval_by_name_downloads_and_draws(published_demo, demo_data, tmp_path, capsys):
+    picture = sorted((demo_data / "val").iterdir())[0]
+    for out in ("first.png", "second.png"):
+        run("eval", ["--trained_model=yolact_demo", f"--save_folder={tmp_path / 'weights'}", "--cuda=False", "--no_bar",
+                     f"--image={picture}:{tmp_path / out}"])
+        assert "yolact_demo_54_800000.safetensors" in capsys.readouterr().out
+    assert len(published_demo.seen) == 1
+    assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
+    drawn, plain = (cv2.imread(str(path)) for path in (tmp_path / "first.png", picture))
+    assert (drawn != plain).any()
+
+
+def test_training_by_name_starts_from_the_published_weights(published_demo, demo_data, tmp_path, capsys):
+    run("train", ["--config=yolact_demo_config", "--trained_model=yolact_demo", "--cuda=False", "--num_workers=0",
+                  "--validation_epoch=-1", f"--save_folder={tmp_path / 'weights'}", "--no_log", "-o", "max_iter=1",
+                  *places(demo_data)])
+    printed = capsys.readouterr().out
+    assert "0 of another shape skipped, 0 missing" in printed
+    first = float(re.search(r"T: ([\d.]+)", printed)[1])
+    assert first < 8, "a new network begins far above"
+
+
+def test_training_downloads_the_backbone_it_is_told_to(server, demo_data, tmp_path, monkeypatch, capsys):
+    backbone = Yolact(get_config("yolact_demo")).backbone
+    path = tmp_path / "imagenet.pth"
+    save_pth(str(path), {name: tensor.numpy() for name, tensor in backbone.state_dict().items()})
+    server.data = path.read_bytes()
+    name = get_config("yolact_demo").backbone.name
+    monkeypatch.setitem(module.BACKBONES, "original", {name: f"{server.address}/imagenet.pth"})
+    run("train", ["--config=yolact_demo_config", "--backbone_weights=original", "--cuda=False", "--num_workers=0",
+                  "--validation_epoch=-1", f"--save_folder={tmp_path / 'weights'}", "--no_log", "-o", "max_iter=1",
+                  *places(demo_data)])
+    printed = capsys.readouterr().out
+    count = len(backbone.state_dict())
+    assert f"imagenet.pth: {count} tensors loaded, 0 of another shape skipped, 0 missing" in printed
+    assert len(server.seen) == 1
