@@ -1,4 +1,5 @@
 """Fast mask re-scoring: how well a mask fits its object, estimated from the mask alone (YOLACT++, Sec. 6.1)."""
+import paddle.nn.functional as F
 from paddle import nn
 
 from layers.protonet import make_net
@@ -19,7 +20,9 @@ class FastMaskIoUNet(nn.Layer):
 
     def forward(self, masks):
         """masks: [N, 1, h, w] in 0..1, cropped, at prototype size -> estimated IoU of each class [N, C - 1]."""
-        return self.maskiou_net(masks).max(axis=[2, 3])
+        estimates = self.maskiou_net(masks)
+        # Not max(): Paddle 2.6 hands its gradient to every one of equal maxima, and flat masks have many.
+        return F.max_pool2d(estimates, estimates.shape[2:]).flatten(1)
 
     def of_class(self, masks, classes):
         """Estimated IoU of masks [h, w, N] that show objects of the classes int64 [N], 0-based -> [N]."""
