@@ -37,7 +37,7 @@ from utils.coco_results import compact_table, evaluate_results, validation_figur
 from utils.guards import BadSteps, hold_interrupts
 from utils.loader import BatchLoader
 from utils.logger import Log, Meter, meter_line
-from utils.released import backbone_weights, weights_file
+from utils.released import imagenet_weights, weights_file
 from utils.schedule import build_schedule, learning_rate, rescale_steps
 from utils.weights import load_backbone, load_weights, read_weights
 from yolact import Yolact
@@ -143,7 +143,7 @@ def backbone_file(args):
     """The file of the backbone's ImageNet weights, downloaded if --backbone_weights asks for it; None without one."""
     wanted = args.backbone_weights
     if wanted in BACKBONE_SOURCES:
-        return backbone_weights(wanted, cfg.backbone, args.save_folder)
+        return imagenet_weights(wanted, cfg.backbone, args.save_folder)
     if wanted is not None:
         if not os.path.isfile(wanted):
             raise UserError(f"there is no file {wanted}; correct --backbone_weights (a file, or one of "

@@ -22,7 +22,7 @@ from data.config import (
 )
 from utils import released as module
 from utils.download import DownloadError
-from utils.released import backbone_weights, released_weights, weights_file
+from utils.released import imagenet_weights, released_weights, weights_file
 from utils.weights import WeightsError, read_weights, save_pth, saved_config
 from yolact import Yolact
 
@@ -56,9 +56,9 @@ def test_backbone_weights_of_torchvision_are_checked_against_their_name(server, 
         monkeypatch.setitem(module.BACKBONES, source, {"resnet50": f"{server.address}/{good}",
                                                        "resnet101": f"{server.address}/{bad}"})
         folder = tmp_path / source
-        assert backbone_weights(source, resnet50_backbone, str(folder), bar=False) == str(folder / good)
+        assert imagenet_weights(source, resnet50_backbone, str(folder), bar=False) == str(folder / good)
         with pytest.raises(DownloadError, match=f"not {sha256(OTHER)[:8]}, and was deleted"):
-            backbone_weights(source, resnet101_backbone, str(folder), bar=False)
+            imagenet_weights(source, resnet101_backbone, str(folder), bar=False)
         assert os.listdir(folder) == [good]
 
 
@@ -68,16 +68,16 @@ def test_backbone_weights_of_paddle_are_checked_against_its_table(server, tmp_pa
     url = f"{server.address}/resnet50.pdparams"
     monkeypatch.setitem(resnet.model_urls, "resnet50", (url, hashlib.md5(OTHER).hexdigest()))
     with pytest.raises(DownloadError, match="has the md5"):
-        backbone_weights("paddle", resnet50_backbone, str(tmp_path), bar=False)
+        imagenet_weights("paddle", resnet50_backbone, str(tmp_path), bar=False)
     monkeypatch.setitem(resnet.model_urls, "resnet50", (url, hashlib.md5(DATA).hexdigest()))
-    found = backbone_weights("paddle", resnet50_backbone, str(tmp_path), bar=False)
+    found = imagenet_weights("paddle", resnet50_backbone, str(tmp_path), bar=False)
     assert found == str(tmp_path / "resnet50.pdparams") and content(found) == DATA
 
 
 def test_deformable_backbones_have_the_weights_of_the_plain_ones(server, tmp_path, monkeypatch):
     monkeypatch.setitem(module.BACKBONES, "original", {"resnet101": f"{server.address}/resnet101_reducedfc.pth"})
     for backbone in (resnet101_backbone, resnet101_dcn_inter3_backbone):
-        found = backbone_weights("original", backbone, str(tmp_path), bar=False)
+        found = imagenet_weights("original", backbone, str(tmp_path), bar=False)
         assert os.path.basename(found) == backbone.path and content(found) == DATA
     assert len(server.seen) == 1
 
@@ -88,7 +88,7 @@ def test_deformable_backbones_have_the_weights_of_the_plain_ones(server, tmp_pat
     ("elsewhere", resnet50_backbone, "resnet50")])
 def test_backbones_that_do_not_exist(tmp_path, source, backbone, name):
     with pytest.raises(DownloadError, match=f"no weights of {name} from '{source}'"):
-        backbone_weights(source, backbone, str(tmp_path))
+        imagenet_weights(source, backbone, str(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -19,7 +19,7 @@ RELEASED = {name: (f"{_HUB}{name.replace('_', '-')}/resolve/main/{name}_54_80000
             for name in ("yolact_base", "yolact_im700", "yolact_resnet50", "yolact_darknet53",
                          "yolact_plus_base", "yolact_plus_resnet50")}
 PASCAL = "yolact_resnet50_pascal"  # published too, but without an address that could be downloaded from
-# ImageNet weights: source -> backbone -> address. Paddle has its own table, see `backbone_weights`.
+# ImageNet weights: source -> backbone -> address. Paddle has its own table, see `imagenet_weights`.
 BACKBONES = {
     "original": {"resnet50": _INITIAL + "resnet50-19c8e357.pth",
                  "resnet101": _INITIAL + "resnet101_reducedfc.pth",
@@ -54,7 +54,7 @@ def released_weights(name, folder, bar=True):
     return download(url, os.path.join(folder, file_name), bar=bar)
 
 
-def backbone_weights(source, backbone, folder, bar=True):
+def imagenet_weights(source, backbone, folder, bar=True):
     """Path of a backbone's ImageNet weights, which are downloaded unless they are there.
 
     Args:
