@@ -24,6 +24,7 @@ from data.coco import COCODetection, image_order
 from data.config import COLORS, MEANS, STD, ConfigError, apply_overrides, cfg, get_config, set_cfg, set_dataset
 from data.images import DatasetError, read_image
 from layers.output_utils import postprocess
+from utils import ranks
 from utils.augmentations import base_transform, build_augmentation
 from utils.checkpoint import check_writable, find, name_of_config, network_differences
 from utils.coco_results import CocoResults, evaluate_results, write_metrics
@@ -211,11 +212,14 @@ def evaluate(predictor, dataset, order, bar=True, keep=0):
 
     Returns:
         (CocoResults, ids of the images, list of at most `keep` (position, detections)). An image that cannot
-        be read costs a warning; its objects count as missed.
+        be read costs a warning; its objects count as missed. Several ranks share the images, and all get all results;
+        the images kept are those of the first rank.
     """
     results = CocoResults(dataset.label_map)
     kept = []
-    for position in tqdm(order, desc="Evaluating", unit="image", disable=not bar, dynamic_ncols=True):
+    share = order[ranks.rank()::ranks.count()]
+    for position in tqdm(share, desc="Evaluating", unit="image", disable=not bar or ranks.rank() > 0,
+                         dynamic_ncols=True):
         image = dataset.try_load_image(position)
         if image is None:
             continue
@@ -225,7 +229,10 @@ def evaluate(predictor, dataset, order, bar=True, keep=0):
         if len(kept) < keep:
             masks = np.zeros((len(found.classes), *image.shape[:2]), bool) if found.masks is None else found.masks
             kept.append((position, (found.classes, found.scores, masks, found.boxes)))
-    return results, [dataset.ids[position] for position in order], kept
+    image_ids = [dataset.ids[position] for position in order]
+    if ranks.count() > 1:
+        results.merge(ranks.gathered(results.to_plain()), image_ids)
+    return results, image_ids, kept
 
 
 def load_validation_set():
@@ -251,6 +258,8 @@ def evaluate_dataset(predictor, args):
     order = chosen_images(dataset, args)
     keep = PAGE_PICTURES if args.comparison and dataset.has_gt else 0
     results, image_ids, kept = evaluate(predictor, dataset, order, bar=not args.no_bar, keep=keep)
+    if ranks.rank() > 0:
+        return
 
     written = []
     if args.output_coco_json:
@@ -333,6 +342,7 @@ def run(args):
         args.top_k = DEMO_TOP_K if args.top_k is None else args.top_k
         args.score_threshold = DEMO_SCORE_THRESHOLD if args.score_threshold is None else args.score_threshold
     device = select_device(args.cuda)
+    ranks.join()
     set_threads()
     predictor = Predictor(load_network(path, cfg), cfg, args.fast_nms, args.cross_class_nms, args.crop,
                           args.score_threshold or 0.0, args.top_k, one_score=pairs is not None)

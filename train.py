@@ -13,7 +13,7 @@ import time
 # Before paddle: this sets what paddle reads at its import.
 from utils.runtime import (
     UserError,
-    gpu_stats,
+    multiply_adds,
     peak_memory_gib,
     seed_everything,
     select_device,
@@ -31,23 +31,22 @@ from data.config import MEANS, STD, ConfigError, apply_overrides, cfg, get_confi
 from data.images import DatasetError
 from eval import Predictor, evaluate, load_validation_set, seed_number
 from layers.multibox_loss import criteria
-from utils import checkpoint
+from utils import checkpoint, ranks
 from utils.augmentations import build_augmentation
-from utils.coco_results import compact_table, evaluate_results, validation_figures
-from utils.guards import BadSteps, hold_interrupts
+from utils.coco_results import evaluate_results
+from utils.guards import BadSteps, StopRequest, TooManyBadSteps
 from utils.loader import BatchLoader
-from utils.logger import Log, Meter, meter_line
 from utils.released import imagenet_weights, weights_file
 from utils.schedule import build_schedule, learning_rate, rescale_steps
+from utils.trainer import Trainer
+from utils.update import Average, Update, amp_type
 from utils.weights import load_backbone, load_weights, read_weights
 from yolact import Yolact
 
 USER_ERRORS = (UserError, ConfigError, DatasetError, OSError)
 BACKBONE_SOURCES = ("original", "torchvision", "paddle")
-CONSOLE_INTERVAL = 10  # iterations
 SMALLEST_BN_BATCH = 6  # images a device; with fewer, batch statistics are too noisy and batch norm is frozen
-# A training that goes on with other values of these is another training.
-RESUMED_OPTIONS = ("batch_size", "seed", "lr", "momentum", "decay", "gamma", "autoscale")
+FIRST_VALIDATION = 2  # images, before the first step
 
 
 def parse_args(argv=None):
@@ -60,7 +59,7 @@ def parse_args(argv=None):
     add("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
         help="change config keys, nested with dots: -o max_size=400 dataset.train_info=train.json; max_iter "
              "alone moves lr_steps along")
-    add("--batch_size", type=int, default=8, help="images an iteration (default: %(default)s)")
+    add("--batch_size", type=int, default=8, help="images an iteration, of all devices (default: %(default)s)")
     add("--num_workers", type=int, default=4,
         help="processes that load data; 0 loads between iterations (default: %(default)s)")
     add("--cuda", type=str2bool, default=True, help="use a GPU if there is one (default: %(default)s)")
@@ -68,6 +67,7 @@ def parse_args(argv=None):
         help="of initial weights, data order and augmentation (default: %(default)s)")
     _add_start_options(parser.add_argument_group("where to start"))
     _add_schedule_options(parser.add_argument_group("schedule (default: the config's)").add_argument)
+    _add_step_options(parser.add_argument_group("a step").add_argument)
     _add_output_options(parser.add_argument_group("output").add_argument)
     return parser.parse_args(argv)
 
@@ -95,6 +95,18 @@ def _add_schedule_options(add):
         help="keep learning rate and iterations as they are for a batch size other than the config's")
 
 
+def _add_step_options(add):
+    add("--accumulate", type=int, default=1, metavar="N",
+        help="compute a batch in N parts, one after the other, to save memory; the step is the same (default: 1)")
+    add("--amp", action="store_true", help="compute the network in half precision (GPU only)")
+    add("--clip_norm", type=float, default=0.0, help="scale gradients down to this global norm; 0: not (default)")
+    add("--ema", type=float, default=0.0, metavar="DECAY",
+        help="keep a moving average of the weights, such as 0.9998, and validate with it; 0: not (default)")
+    add("--sync_bn", action="store_true", help="batch norm over the batch of all devices (GPU only)")
+    add("--max_bad_steps", type=int, default=10,
+        help="end the training after so many steps in a row without a finite loss (default: %(default)s)")
+
+
 def _add_output_options(add):
     add("--save_folder", default="weights/",
         help="checkpoints, and the backbone's weights (default: %(default)s)")
@@ -103,12 +115,15 @@ def _add_output_options(add):
     add("--keep_latest", action="store_true", help="delete the previous checkpoint after saving one")
     add("--keep_latest_interval", type=int, default=100000,
         help="with --keep_latest, checkpoints at multiples of it stay (default: %(default)s)")
-    add("--no_interrupt", dest="interrupt", action="store_false", help="do not save a checkpoint on Ctrl-C")
+    add("--keep_best", action="store_true",
+        help="keep the network with the highest mask AP in validation as <config>_best.safetensors")
+    add("--no_interrupt", dest="interrupt", action="store_false", help="do not save a checkpoint on Ctrl-C or SIGTERM")
     add("--validation_epoch", type=int, default=2,
         help="validate every so many epochs; -1 never (default: %(default)s)")
     add("--validation_size", type=int, default=5000, help="images to validate on (default: %(default)s)")
     add("--log_folder", default="logs/", help="JSON-lines log of every iteration (default: %(default)s)")
     add("--no_log", dest="log", action="store_false", help="write no log")
+    add("--use_vdl", action="store_true", help="write curves for VisualDL as well: visualdl --logdir logs")
     add("--log_gpu", action="store_true", help="add nvidia-smi's figures to the log")
     add("--batch_alloc", help="accepted for old scripts; has no effect")
 
@@ -169,113 +184,68 @@ def build_network(args):
         path = backbone_file(args)
         if path is not None:
             print(f"backbone weights from {path}: {load_backbone(net.backbone, path).table()}")
-    if cfg.freeze_bn or args.batch_size < SMALLEST_BN_BATCH:
+    if args.sync_bn:
+        net = paddle.nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    elif cfg.freeze_bn or images_at_once(args) < SMALLEST_BN_BATCH:
         net.freeze_bn()
     net.train()
     return net
+
+
+def images_at_once(args):
+    """How many pictures a device computes at once; the last part of a batch may have fewer."""
+    return -(-(args.batch_size // ranks.count()) // args.accumulate)
 
 
 def build_optimizer(net, args):
     """SGD with momentum as the original, or AdamW if the config asks for it; the rate is set every step."""
     decay = cfg.decay if args.decay is None else args.decay
     parameters = [p for p in net.parameters() if not p.stop_gradient]
+    clip = paddle.nn.ClipGradByGlobalNorm(args.clip_norm) if args.clip_norm else None
     if cfg.optimizer == "adamw":
-        return paddle.optimizer.AdamW(cfg.lr, parameters=parameters, weight_decay=decay)
+        return paddle.optimizer.AdamW(cfg.lr, parameters=parameters, weight_decay=decay, grad_clip=clip)
     momentum = cfg.momentum if args.momentum is None else args.momentum
-    return paddle.optimizer.Momentum(cfg.lr, momentum, parameters, weight_decay=decay)
+    return paddle.optimizer.Momentum(cfg.lr, momentum, parameters, weight_decay=decay, grad_clip=clip)
 
 
-def train_step(net, criterion, optimizer, batch, lr):
-    """One update. Returns the loss terms before it as floats; one that is not finite updates nothing."""
-    losses = criterion(net(paddle.to_tensor(batch.images)), batch.samples)
-    values = {name: loss.item() for name, loss in losses.items()}
-    if np.isfinite(list(values.values())).all():
-        sum(losses.values()).backward()
-        optimizer.set_lr(lr)
-        optimizer.step()
-        optimizer.clear_grad()
-    return values
+def build_update(net, args, device):
+    """What makes a step of training from a batch."""
+    average = Average(net, args.ema) if args.ema else None
+    return Update(net, build_optimizer(net, args), args.accumulate, amp_type(args.amp, device), average)
 
 
-def validate(net, dataset, size):
-    """COCO metrics on the first `size` images, in eval.py's order, with eval.py's code."""
-    net.eval()
+def measure(net, dataset, size):
+    """COCO metrics on the first `size` images, in eval.py's order, with eval.py's code; None but on the first rank."""
     order = image_order(dataset.ids)[:size]
     results, image_ids, _ = evaluate(Predictor(net, cfg), dataset, order, bar=sys.stderr.isatty())
-    net.train()
-    return evaluate_results(dataset.coco, results, image_ids)[0]
-
-
-class Trainer:
-    """What the loop needs beside the network: schedule, log, checkpoints, validation."""
-
-    def __init__(self, args, net, optimizer, schedule, batches_per_epoch, validation_set, resumed=None):
-        self.args, self.net, self.optimizer, self.schedule = args, net, optimizer, schedule
-        self.batches_per_epoch = batches_per_epoch
-        self.validation_set = validation_set
-        self.previous = resumed  # path of the last checkpoint of this training
-        self.criteria = criteria(cfg, net.maskiou_net)
-        self.meter = Meter()
-        self.log = None
-        if args.log:
-            self.log = Log(os.path.join(args.log_folder, f"{cfg.name}.log"), vars(args),
-                           gpu_stats if args.log_gpu else None)
-
-    def criterion(self, iteration):
-        """The loss of an iteration, as the config's delayed_settings have it."""
-        return [criterion for first, criterion in self.criteria if first <= iteration][-1]
-
-    def record(self, epoch, iteration, losses, lr, seconds, reader_seconds):
-        """Log one iteration; print every tenth."""
-        self.meter.update(losses, seconds, reader_seconds, self.args.batch_size)
-        if self.log:
-            self.log.train(losses, epoch, iteration, lr, seconds)
-        if iteration % CONSOLE_INTERVAL == 0:
-            print(meter_line(epoch, iteration, self.meter, self.schedule.max_iter - iteration), flush=True)
-
-    def save(self, iteration, interrupt=False):
-        """Checkpoint after `iteration` finished iterations; --keep_latest removes the one before."""
-        args, epoch = self.args, iteration // self.batches_per_epoch
-        checkpoint.remove_leftovers(args.save_folder, cfg.name)
-        state = {"config": cfg.to_dict(), "epoch": epoch, "iteration": iteration,
-                 "options": {name: getattr(args, name) for name in RESUMED_OPTIONS}}
-        name = checkpoint.Name(cfg.name, epoch, iteration, interrupt)
-        path = checkpoint.save(args.save_folder, name, self.net, self.optimizer, state)
-        if interrupt:
-            checkpoint.remove_interrupts(args.save_folder, cfg.name, keep=path)
-        elif args.keep_latest:
-            checkpoint.prune(self.previous, path, args.keep_latest_interval)
-        self.previous = path
-        print(f"saved {path}", flush=True)
-        return path
-
-    def validate(self, epoch, iteration):
-        """Measure mask and box AP, print the compact table, log it."""
-        start = time.time()
-        metrics = validate(self.net, self.validation_set, self.args.validation_size)
-        print(compact_table(metrics), flush=True)
-        if self.log:
-            self.log.log("val", {"elapsed": time.time() - start, "epoch": epoch, "iter": iteration,
-                                 **validation_figures(metrics)})
+    return evaluate_results(dataset.coco, results, image_ids)[0] if ranks.rank() == 0 else None
 
 
 def train(trainer, loader, iteration):
-    """The training loop, from `iteration` to the schedule's end."""
+    """The training loop, from `iteration` to the schedule's end; returns the exit code."""
     args, schedule = trainer.args, trainer.schedule
-    bad_steps = BadSteps()
+    bad_steps = BadSteps(args.max_bad_steps)
     stream = loader.stream(*divmod(iteration, loader.batches_per_epoch))
-    try:
+    with StopRequest() as stop:
         while iteration < schedule.max_iter:
             start = time.perf_counter()
             epoch, position, batch = next(stream)
             reader_seconds = time.perf_counter() - start
             seed_everything(args.seed, iteration)
             lr = learning_rate(schedule, iteration)
-            with hold_interrupts():
-                losses = train_step(trainer.net, trainer.criterion(iteration), trainer.optimizer, batch, lr)
-                trainer.record(epoch, iteration, losses, lr, time.perf_counter() - start, reader_seconds)
-                iteration += 1
-            bad_steps.check(losses, iteration - 1, batch)
+            losses = trainer.update(trainer.criterion(iteration), batch, lr, (args.seed, iteration))
+            trainer.record(epoch, iteration, losses, lr, time.perf_counter() - start, reader_seconds)
+            try:
+                bad_steps.check(losses, iteration, batch)
+            except TooManyBadSteps as problem:
+                print(f"the weights from before them: {trainer.save(problem.first, interrupt=True)}")
+                raise
+            iteration += 1
+            stopped = ranks.highest(stop.signal)  # all ranks stop at the same iteration
+            if stopped:
+                if args.interrupt:
+                    print(f"interrupted; continue with --resume={trainer.save(iteration, interrupt=True)}")
+                return 128 + stopped
             if iteration == schedule.max_iter:
                 break
             if iteration % args.save_interval == 0:
@@ -283,14 +253,12 @@ def train(trainer, loader, iteration):
             epoch_ends = position == loader.batches_per_epoch - 1
             if args.validation_epoch > 0 and epoch_ends and (epoch + 1) % args.validation_epoch == 0:
                 trainer.validate(epoch, iteration)
-    except KeyboardInterrupt:
-        if args.interrupt:
-            print(f"interrupted; continue with --resume={trainer.save(iteration, interrupt=True)}")
-        sys.exit(130)
     path = trainer.save(iteration)
     if args.validation_epoch > 0:
         trainer.validate(iteration // loader.batches_per_epoch, iteration)
-    print(f"finished; peak memory {peak_memory_gib():.2f} GiB. Next: python eval.py --trained_model={path}")
+    print(f"finished; peak memory {peak_memory_gib():.2f} GiB. Weights: {path}, log: {args.log_folder}. "
+          f"Next: python eval.py --trained_model={path}")
+    return 0
 
 
 def banner(args, schedule, device, net, training_set, validation_set):
@@ -298,62 +266,101 @@ def banner(args, schedule, device, net, training_set, validation_set):
     # Paddle lists the statistics of a batch norm among its parameters.
     learnt = [p for name, p in net.named_parameters() if not name.endswith(("._mean", "._variance"))]
     millions = sum(np.prod(p.shape) for p in learnt) / 1e6
+    net.eval()
+    giga = multiply_adds(net, paddle.zeros([1, 3, cfg.max_size, cfg.max_size])) / 1e9
+    net.train()
     steps = f"steps {list(schedule.lr_steps)}" if schedule.kind == "step" else schedule.kind
     scaled = args.autoscale and args.batch_size != cfg.batch_size_base
-    print(f"{cfg.name} on {device} (paddle {paddle.__version__}), {millions:.2f} M parameters\n"
+    changed = [f"{key}={ours!r}" for key, _, ours in
+               checkpoint.config_differences(get_config(args.config).to_dict(), cfg.to_dict()) if key != "name"]
+    print(f"{cfg.name} on {ranks.count()} x {device} (paddle {paddle.__version__}, numpy {np.__version__}, Python "
+          f"{sys.version.split()[0]}), {millions:.2f} M parameters, {giga:.1f} G multiply-adds a picture\n"
+          f"changed from {args.config}: {', '.join(changed) or 'nothing'}\n"
           f"data: {cfg.dataset.name}, {len(training_set)} training images with objects, "
           f"{'no' if validation_set is None else len(validation_set)} validation images, "
           f"{cfg.num_classes - 1} classes\n"
-          f"batch {args.batch_size}, {cfg.optimizer}, learning rate {schedule.lr:g} (warm-up "
+          f"batch {args.batch_size} ({ranks.count()} x {args.accumulate} x {images_at_once(args)}), {cfg.optimizer}, "
+          f"learning rate {schedule.lr:g} (warm-up "
           f"{schedule.warmup_until}, {steps}), {schedule.max_iter} iterations = "
           f"{schedule.max_iter * args.batch_size / len(training_set):.1f} epochs"
           f"{' (scaled to the batch size)' if scaled else ''}")
-    frozen = f"frozen (freeze_bn is set, or there are fewer than {SMALLEST_BN_BATCH} images a device)"
-    print("batch norm: " + (frozen if net.bn_frozen else "trained on the batch's statistics"), flush=True)
+    frozen = f"frozen (freeze_bn is set, or there are fewer than {SMALLEST_BN_BATCH} images at once on a device)"
+    alone = " of each device" if ranks.count() > 1 and not args.sync_bn else ""
+    print("batch norm: " + (frozen if net.bn_frozen else f"trained on the batch's statistics{alone}"), flush=True)
 
 
-def resume(args, net, optimizer):
-    """Load the checkpoint of --resume; returns its path and the iteration to continue with."""
+def resume(args, update):
+    """Load the checkpoint of --resume; returns (its path, its state), or None where there is nothing to continue."""
     path = args.resume
     if path in ("latest", "interrupt"):
-        path = checkpoint.find(args.save_folder, path, cfg.name)
+        found = checkpoint.resume(args.save_folder, path, cfg.name, update)
+        if found is None:
+            print(f"--resume=latest: there is no checkpoint of {cfg.name} in {args.save_folder} yet; starting at 0")
+            return None
+        path, state = found
     elif not os.path.isfile(path):
         raise UserError(f"there is no file {path}; correct --resume")
-    state = checkpoint.load_training_state(path, net, optimizer)
+    else:
+        state = checkpoint.load_training_state(path, update)
     for key, theirs, ours in checkpoint.config_differences(state["config"], cfg.to_dict()):
         logging.warning("the checkpoint was trained with %s=%s, and now it is %s", key, theirs, ours)
     for name, value in state.get("options", {}).items():
         if value != getattr(args, name, value):
             logging.warning("the checkpoint was trained with --%s=%s, and now it is %s; the training goes on "
                             "differently", name, value, getattr(args, name))
-    iteration = state["iteration"] if args.start_iter < 0 else args.start_iter
-    print(f"resumed {path} at iteration {iteration}")
-    return path, iteration
+    if args.start_iter >= 0:
+        state["iteration"] = args.start_iter
+    print(f"resumed {path} at iteration {state['iteration']}")
+    return path, state
+
+
+def check_options(args, device):
+    """Raise a UserError for options that cannot work, before anything is read."""
+    for name in ("save_interval", "accumulate", "max_bad_steps"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name} is {getattr(args, name)}; it must be at least 1")
+    if not 0 <= args.ema < 1:
+        raise UserError(f"--ema is {args.ema}; it is the share of the old average, from 0 (off) to below 1")
+    if args.clip_norm < 0:
+        raise UserError(f"--clip_norm is {args.clip_norm}; it must be positive, or 0 for no clipping")
+    if args.sync_bn and device == "cpu":
+        raise UserError("--sync_bn: Paddle has no synchronised batch norm on a CPU; leave it out")
+    if args.batch_alloc:
+        logging.warning("--batch_alloc has no effect: every process of paddle.distributed.launch gets the same share")
 
 
 def run(args):
-    """Everything but the handling of the user's mistakes."""
+    """Everything but the handling of the user's mistakes; returns the exit code."""
     configure(args)
-    if args.save_interval < 1:
-        raise UserError(f"--save_interval is {args.save_interval}; it must be at least 1")
     device = select_device(args.cuda)
+    check_options(args, device)
+    ranks.join()
     set_threads()
     seed_everything(args.seed)
-    if args.batch_alloc:
-        logging.warning("--batch_alloc has no effect: the batch is not divided among devices")
     training_set, validation_set = build_datasets(args)
     schedule = build_schedule(cfg, args.batch_size, args.autoscale, args.lr, args.gamma)
-    with BatchLoader(training_set, collate, args.batch_size, args.seed, args.num_workers,
-                     expected=(DatasetError,)) as loader:
+    with BatchLoader(training_set, collate, args.batch_size, args.seed, args.num_workers, (DatasetError,),
+                     ranks.rank(), ranks.count()) as loader:
         net = build_network(args)
-        optimizer = build_optimizer(net, args)
-        path, iteration = (None, 0) if args.resume is None else resume(args, net, optimizer)
+        update = build_update(net, args, device)
+        resumed = None if args.resume is None else resume(args, update)
+        iteration = 0 if resumed is None else resumed[1]["iteration"]
+        if resumed is not None and iteration >= schedule.max_iter:
+            print(f"{resumed[0]} is the end of this training ({schedule.max_iter} iterations); nothing is left to do")
+            return 0
+        ranks.share_weights(net)
         checkpoint.check_writable(args.save_folder, "--save_folder")
         banner(args, schedule, device, net, training_set, validation_set)
-        trainer = Trainer(args, net, optimizer, schedule, loader.batches_per_epoch, validation_set, path)
         if validation_set is not None:
-            validate(net, validation_set, 1)  # what is wrong with it should show now, not hours from here
-        train(trainer, loader, iteration)
+            net.eval()
+            measure(net, validation_set, FIRST_VALIDATION)  # what is wrong with it should show now, not hours from here
+            net.train()
+        trainer = Trainer(args, cfg, update, criteria(cfg, net.maskiou_net), schedule, loader.batches_per_epoch,
+                          lambda: measure(net, validation_set, args.validation_size), resumed)
+        try:
+            return train(trainer, loader, iteration)
+        finally:
+            trainer.close()
 
 
 def main(argv=None):
@@ -361,11 +368,13 @@ def main(argv=None):
     set_up_messages()
     args = parse_args(argv)
     try:
-        run(args)
+        code = run(args)
     except USER_ERRORS as error:
         sys.exit(f"train.py: error: {error}")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # before the training began
         sys.exit(130)
+    if code:
+        sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """The training criterion: match every picture, call the loss terms, normalise (Sec. 3.3 to 5)."""
 import functools
+import zlib
+from typing import Any, NamedTuple
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 
@@ -27,6 +30,23 @@ from layers.output_utils import assemble_masks
 # Box, mask, coefficient diversity, class, mask IoU, class existence, semantic segmentation.
 TERMS = "BMDCIES"
 FOCAL_LOSSES = {"focal": focal_conf_loss, "sigmoid": sigmoid_focal_conf_loss, "objectness": objectness_focal_conf_loss}
+
+
+class Picture(NamedTuple):
+    """The objects of one picture without its crowds, and what its priors are to learn; tensors.
+
+    boxes: [N, 4]. labels: int64 [N]. masks: uint8 [N, H, W]. loc: [P, 4], conf: int64 [P]: see layers.matching.
+    positives: int64 [n], the priors that have an object, and gt_index: int64 [n], which. random: draws its masks.
+    """
+
+    boxes: Any
+    labels: Any
+    masks: Any
+    loc: Any
+    conf: Any
+    positives: Any
+    gt_index: Any
+    random: np.random.RandomState
 
 
 class MultiBoxLoss:
@@ -57,83 +77,103 @@ class MultiBoxLoss:
                         "C": cfg.conf_alpha, "E": cfg.class_existence_alpha, "S": cfg.semantic_segmentation_alpha,
                         "I": cfg.mask_scoring_alpha if cfg.use_mask_scoring else cfg.maskiou_alpha}
 
-    def __call__(self, out, targets):
+    def __call__(self, out, samples, key=()):
         """The loss of one batch.
 
         Args:
             out: what `Yolact.forward` returns in training mode.
-            targets: list of B samples with boxes float32 [N, 4] relative corner form, labels int64 [N] 0-based,
-                masks uint8 [N, H, W] and num_crowds; crowds are the last rows. ndarrays; never changed.
+            samples: list of B samples, see `match`. key: of the random choice of masks, see `match`.
 
         Returns: dict of scalars in the order of TERMS: B, M, C and those that the network has an output for.
         """
-        objects = [self._without_crowds(target) for target in targets]
-        matches = [match(boxes, labels, crowd_boxes, out["priors"], *self.thresholds)
-                   for boxes, labels, _, crowd_boxes in objects]
-        positives = [paddle.nonzero(conf > 0).flatten() for _, conf, _ in matches]
+        pictures = self.match(samples, out["priors"], key)
+        return self.terms(out, pictures, sum(len(picture.positives) for picture in pictures), len(pictures))
 
-        losses = {"B": self._boxes(out, matches, positives),
-                  "C": self.conf_loss(out["conf"], paddle.stack([conf for _, conf, _ in matches]))}
+    def match(self, samples, priors, key=()):
+        """What the priors of each picture are to learn.
+
+        Args:
+            samples: list of pictures with boxes float32 [N, 4] relative corner form, labels int64 [N] 0-based,
+                masks uint8 [N, H, W], num_crowds (crowds are the last rows) and image_id. ndarrays; never changed.
+            priors: [P, 4] centre form.
+            key: integers. Of more than `masks_to_train` positives a random choice enters M; it depends on these and
+                the picture's id alone, not on the batch or the process that the picture is in.
+
+        Returns: list of Picture.
+        """
+        pictures = []
+        for sample in samples:
+            count = len(sample.labels) - sample.num_crowds
+            boxes = paddle.to_tensor(sample.boxes)
+            labels, masks = paddle.to_tensor(sample.labels[:count]), paddle.to_tensor(sample.masks[:count])
+            loc, conf, index = match(boxes[:count], labels, boxes[count:], priors, *self.thresholds)
+            positives = paddle.nonzero(conf > 0).flatten()
+            gt_index = index.index_select(positives) if len(positives) else index[:0]
+            random = np.random.RandomState(
+                np.random.SeedSequence([*key, zlib.crc32(f"{sample.image_id}".encode())]).generate_state(8))
+            pictures.append(Picture(boxes[:count], labels, masks, loc, conf, positives, gt_index, random))
+        return pictures
+
+    def terms(self, out, pictures, num_positive, num_pictures):
+        """The loss terms of some pictures of a batch.
+
+        Args:
+            out: the network's output for them. pictures: what `match` returns for them.
+            num_positive, num_pictures: of the whole batch, which may be spread over several calls and processes: its
+                loss is the sum of theirs.
+        """
+        losses = {"B": self._boxes(out, pictures),
+                  "C": self.conf_loss(out["conf"], paddle.stack([picture.conf for picture in pictures]))}
         if "proto" in out:
-            losses.update(self._masks(out, objects, matches, positives))
+            losses.update(self._masks(out, pictures))
         elif self.has_direct_masks:
-            losses["M"] = self._direct_masks(out, objects, matches, positives)
+            losses["M"] = self._direct_masks(out, pictures)
         if "classes" in out:
-            losses["E"] = class_existence_loss(out["classes"], [labels for _, labels, _, _ in objects])
+            losses["E"] = class_existence_loss(out["classes"], [picture.labels for picture in pictures])
         if "segm" in out:
-            losses["S"] = self._segmentation(out["segm"], objects)
-
-        num_positive = max(1, sum(p.shape[0] for p in positives))
-        return {name: losses[name] * self.weights[name] / (len(targets) if name in "ES" else num_positive)
+            losses["S"] = self._segmentation(out["segm"], pictures)
+        return {name: losses[name] * self.weights[name] / (num_pictures if name in "ES" else max(1, num_positive))
                 for name in TERMS if name in losses}
 
     @staticmethod
-    def _without_crowds(target):
-        """One sample -> (boxes, labels, masks, crowd boxes) as tensors."""
-        count = len(target.labels) - target.num_crowds
-        boxes = paddle.to_tensor(target.boxes)
-        labels, masks = paddle.to_tensor(target.labels[:count]), paddle.to_tensor(target.masks[:count])
-        return boxes[:count], labels, masks, boxes[count:]
-
-    @staticmethod
-    def _boxes(out, matches, positives):
-        loc = paddle.concat([out["loc"][i].index_select(p) for i, p in enumerate(positives) if p.shape[0]] or
-                            [out["loc"][0, :1] * 0])
-        target = paddle.concat([matches[i][0].index_select(p) for i, p in enumerate(positives) if p.shape[0]] or
-                               [paddle.zeros_like(loc)])
+    def _boxes(out, pictures):
+        found = [(out["loc"][i].index_select(picture.positives), picture.loc.index_select(picture.positives))
+                 for i, picture in enumerate(pictures) if len(picture.positives)]
+        loc, target = map(paddle.concat, zip(*found or [(out["loc"][0, :1] * 0, paddle.zeros([1, 4]))]))
         return box_loss(loc, target)
 
-    def _masks(self, out, objects, matches, positives):
+    def _masks(self, out, pictures):
         """M, and D and I if they are wanted, from the prototypes."""
         height, width = out["proto"].shape[1:3]
-        zero = 0.0 if any(p.shape[0] for p in positives) else out["proto"].sum() * 0.0
+        zero = 0.0 if any(len(picture.positives) for picture in pictures) else out["proto"].sum() * 0.0
         losses = {"M": zero}
         if self.has_diversity_loss:
             losses["D"] = zero
         if self.maskiou_net is not None or "score" in out:
             losses["I"] = out["proto"].sum() * 0.0
-        for i, (boxes, labels, masks, _) in enumerate(objects):
-            if positives[i].shape[0] == 0:
+        for i, picture in enumerate(pictures):
+            if not len(picture.positives):
                 continue
-            gt_index = matches[i][2].index_select(positives[i])
             if self.has_diversity_loss:
-                losses["D"] += coeff_diversity_loss(out["mask"][i].index_select(positives[i]), gt_index)
-            chosen, gt_index, scale = self._sample(positives[i], gt_index)
-            gt_boxes = boxes.index_select(gt_index)
-            gt_masks = downsample_masks(masks, height, width).index_select(gt_index).transpose([1, 2, 0])
+                losses["D"] += coeff_diversity_loss(out["mask"][i].index_select(picture.positives), picture.gt_index)
+            chosen, gt_index, scale = self._sample(picture)
+            gt_boxes = picture.boxes.index_select(gt_index)
+            gt_masks = downsample_masks(picture.masks, height, width).index_select(gt_index).transpose([1, 2, 0])
             predicted = assemble_masks(out["proto"][i], out["mask"][i].index_select(chosen), gt_boxes, self.crop_masks)
             losses["M"] += mask_loss(predicted, gt_masks, gt_boxes, self.crop_masks) * scale
             if "I" in losses:
-                losses["I"] += self._mask_iou(out, i, chosen, predicted, gt_masks, labels.index_select(gt_index))
+                labels = picture.labels.index_select(gt_index)
+                losses["I"] += self._mask_iou(out, i, chosen, predicted, gt_masks, labels)
         return {**losses, "M": losses["M"] / height / width}
 
-    def _sample(self, positives, gt_index):
+    def _sample(self, picture):
         """At most `masks_to_train` positives, a random choice, their objects, and what scales their loss up to all."""
-        count = positives.shape[0]
+        count = len(picture.positives)
         if count <= self.masks_to_train:
-            return positives, gt_index, 1.0
-        chosen = paddle.randperm(count)[:self.masks_to_train]
-        return positives.index_select(chosen), gt_index.index_select(chosen), count / self.masks_to_train
+            return picture.positives, picture.gt_index, 1.0
+        chosen = paddle.to_tensor(picture.random.permutation(count)[:self.masks_to_train])
+        return (picture.positives.index_select(chosen), picture.gt_index.index_select(chosen),
+                count / self.masks_to_train)
 
     def _mask_iou(self, out, i, priors, masks, gt_masks, labels):
         """I of picture i: of its objects that are large enough, by the re-scoring network or the head's branch."""
@@ -148,23 +188,23 @@ class MultiBoxLoss:
         return mask_iou_loss(estimate, masks, gt_masks)
 
     @staticmethod
-    def _direct_masks(out, objects, matches, positives):
+    def _direct_masks(out, pictures):
         """M of masks that are predicted pixel by pixel."""
         total = out["mask"].sum() * 0.0
-        for i, (_, _, masks, _) in enumerate(objects):
-            if positives[i].shape[0]:
-                gt_index = matches[i][2].index_select(positives[i])
-                boxes = decode(out["loc"][i].index_select(positives[i]), out["priors"].index_select(positives[i]))
-                total += direct_mask_loss(out["mask"][i].index_select(positives[i]), boxes, masks, gt_index)
+        for i, picture in enumerate(pictures):
+            if len(picture.positives):
+                loc, masks, priors = (x.index_select(picture.positives)
+                                      for x in (out["loc"][i], out["mask"][i], out["priors"]))
+                total += direct_mask_loss(masks, decode(loc, priors), picture.masks, picture.gt_index)
         return total
 
     @staticmethod
-    def _segmentation(segm, objects):
+    def _segmentation(segm, pictures):
         height, width = segm.shape[2:]
         total = 0.0
-        for i, (_, labels, masks, _) in enumerate(objects):
-            gt_masks = downsample_masks(masks, height, width) if masks.shape[0] else None
-            total += semantic_segmentation_loss(segm[i], gt_masks, labels)
+        for i, picture in enumerate(pictures):
+            gt_masks = downsample_masks(picture.masks, height, width) if len(picture.masks) else None
+            total += semantic_segmentation_loss(segm[i], gt_masks, picture.labels)
         return total / height / width
 
 

@@ -91,6 +91,14 @@ def stems(folder):
     return found
 
 
+def checkpoint_state(folder, stem):
+    """Everything of a checkpoint that the next step depends on: name -> ndarray."""
+    from utils.weights import read_weights, unpickle_arrays
+
+    path = str(folder / "weights" / stem)
+    return {**read_weights(path + ".pdparams"), **unpickle_arrays(path + ".pdopt")}
+
+
 def files_below(folder):
     """Relative paths of the files below a folder."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())

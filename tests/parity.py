@@ -269,14 +269,14 @@ def trajectory(folder):
     try:
         train.configure(args)
         net = train.build_network(args)
-        optimizer = train.build_optimizer(net, args)
+        update = train.build_update(net, args, "cpu")
         schedule = build_schedule(cfg, args.batch_size, args.autoscale, args.lr, args.gamma)
         batches = [collate([loss_sample(i, cfg) for i in pair]) for pair in ((0, 1), (2, 3))]
         before = {name: value.numpy() for name, value in net.state_dict().items()}
         criterion, losses, rates = MultiBoxLoss(cfg), [], []
         for iteration in range(len(golden["losses"])):
             rates.append(learning_rate(schedule, iteration))
-            losses.append(train.train_step(net, criterion, optimizer, batches[iteration % 2], rates[-1]))
+            losses.append(update(criterion, batches[iteration % 2], rates[-1]))
         after = {name: value.numpy() for name, value in net.state_dict().items()}
     finally:
         cfg.update_in_place(config_before)

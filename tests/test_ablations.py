@@ -307,7 +307,8 @@ def made_up_target(areas, seed=0, size=48):
         (x, y), (w, h) = random.randint(0, size // 2, 2), random.randint(size // 4, size // 2, 2)
         mask[y:y + round(h * area), x:x + w] = 1
         box[:] = x / size, y / size, (x + w) / size, (y + h) / size
-    return SimpleNamespace(boxes=boxes, labels=random.randint(0, CLASSES - 1, len(areas)), masks=masks, num_crowds=0)
+    return SimpleNamespace(boxes=boxes, labels=random.randint(0, CLASSES - 1, len(areas)), masks=masks, num_crowds=0,
+                           image_id=0)
 
 
 def inside_box(box):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
@@ -28,6 +29,11 @@ def _optimizer(net, kind="sgd"):
         return paddle.optimizer.Momentum(0.1, 0.9, parameters=net.parameters(), weight_decay=5e-4)
     return paddle.optimizer.AdamW(0.01, parameters=net.parameters(), weight_decay=0.05,
                                   grad_clip=paddle.nn.ClipGradByGlobalNorm(1.0))
+
+
+def _update(net, optimizer):
+    """What a checkpoint needs of utils.update.Update."""
+    return SimpleNamespace(net=net, optimizer=optimizer, average=None, scaler=None)
 
 
 def _train(net, optimizer, first, last):
@@ -67,12 +73,12 @@ def test_resumed_training_equals_the_uninterrupted_one(tmp_path, kind):
     net = _net()
     optimizer = _optimizer(net, kind)
     _train(net, optimizer, 0, 3)
-    path = C.save(str(tmp_path), C.Name("net", 1, 3), net, optimizer, STATE)
+    path = C.save(str(tmp_path), C.Name("net", 1, 3), _update(net, optimizer), STATE)
     losses, final = _train(net, optimizer, 3, 6), _state(net)
 
     net = _net()  # a second network in the process: Paddle's global names differ
     optimizer = _optimizer(net, kind)
-    state = C.load_training_state(path, net, optimizer)
+    state = C.load_training_state(path, _update(net, optimizer))
     assert {key: state[key] for key in STATE} == {**STATE, "metrics": {"AP": 0.5}}
     assert _train(net, optimizer, state["iteration"], 6) == losses
     assert _same(_state(net), final)
@@ -82,10 +88,10 @@ def test_second_optimizer_of_one_network_resumes_too(tmp_path):
     net = _net()
     optimizer = _optimizer(net)
     _train(net, optimizer, 0, 3)
-    path = C.save(str(tmp_path), C.Name("net", 1, 3), net, optimizer, STATE)
+    path = C.save(str(tmp_path), C.Name("net", 1, 3), _update(net, optimizer), STATE)
     losses = _train(net, optimizer, 3, 5)
     optimizer = _optimizer(net)
-    C.load_training_state(path, net, optimizer)
+    C.load_training_state(path, _update(net, optimizer))
     assert _train(net, optimizer, 3, 5) == losses
 
 
@@ -104,12 +110,12 @@ def test_frozen_batch_norm_and_the_rate_survive_loading(tmp_path):
     net = _net()
     optimizer = _optimizer(net)
     _train(net, optimizer, 0, 2)
-    path = C.save(str(tmp_path), "net_0_2", net, optimizer, STATE)
+    path = C.save(str(tmp_path), "net_0_2", _update(net, optimizer), STATE)
     net = _net()
     for parameter in net[1].parameters():
         parameter.stop_gradient = True
     optimizer = _optimizer(net)
-    C.load_training_state(path, net, optimizer)
+    C.load_training_state(path, _update(net, optimizer))
     assert optimizer.get_lr() == 0.1
     slots = C.optimizer_state(net, optimizer)
     assert "0.weight:velocity" in slots and "1.weight:velocity" not in slots
@@ -118,15 +124,15 @@ def test_frozen_batch_norm_and_the_rate_survive_loading(tmp_path):
 
 def test_checkpoint_before_the_first_step(tmp_path):
     net = _net()
-    path = C.save(str(tmp_path), "net_0_0", net, _optimizer(net), STATE)
+    path = C.save(str(tmp_path), "net_0_0", _update(net, _optimizer(net)), STATE)
     other = _net()
-    C.load_training_state(path, other, _optimizer(other))
+    C.load_training_state(path, _update(other, _optimizer(other)))
     assert _same(_state(net), _state(other))
 
 
 def test_files_of_a_checkpoint(tmp_path):
     net = _net()
-    path = C.save(str(tmp_path / "new"), C.Name("net", 1, 3), net, _optimizer(net), STATE)
+    path = C.save(str(tmp_path / "new"), C.Name("net", 1, 3), _update(net, _optimizer(net)), STATE)
     assert path == str(tmp_path / "new" / "net_1_3.pdparams")
     assert sorted(os.listdir(tmp_path / "new")) == ["net_1_3.json", "net_1_3.pdopt", "net_1_3.pdparams"]
     assert saved_config(path) == STATE["config"]
@@ -136,7 +142,7 @@ def test_files_of_a_checkpoint(tmp_path):
 def test_failed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     net = _net()
     optimizer = _optimizer(net)
-    path = C.save(str(tmp_path), "net_1_3", net, optimizer, STATE)
+    path = C.save(str(tmp_path), "net_1_3", _update(net, optimizer), STATE)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     _train(net, optimizer, 0, 1)
 
@@ -147,34 +153,35 @@ def test_failed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr(paddle, "save", full_disk)
     with pytest.raises(C.CheckpointError, match="No space left.*--save_folder"):
-        C.save(str(tmp_path), "net_1_3", net, optimizer, STATE)
+        C.save(str(tmp_path), "net_1_3", _update(net, optimizer), STATE)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
     monkeypatch.undo()
-    C.load_training_state(path, _net(), _optimizer(_net()))
+    C.load_training_state(path, _update(_net(), _optimizer(_net())))
 
 
 def test_state_that_cannot_be_json_is_an_error_and_leaves_nothing(tmp_path):
     net = _net()
     with pytest.raises(TypeError, match="object"):
-        C.save(str(tmp_path), "net_1_3", net, _optimizer(net), {**STATE, "extra": object()})
+        C.save(str(tmp_path), "net_1_3", _update(net, _optimizer(net)), {**STATE, "extra": object()})
     assert os.listdir(tmp_path) == []
 
 
 KILLED = """
-import os, signal, sys
+import os, signal, sys, types
 import paddle
 from utils import checkpoint
 net = paddle.nn.Conv2D(3, 4, 3)
 optimizer = paddle.optimizer.Momentum(0.1, parameters=net.parameters())
 state = {"config": {}, "epoch": 0, "iteration": 1}
-checkpoint.save(sys.argv[1], "net_0_1", net, optimizer, state)
+update = types.SimpleNamespace(net=net, optimizer=optimizer, average=None, scaler=None)
+checkpoint.save(sys.argv[1], "net_0_1", update, state)
 replace = os.replace
 def die(source, target):
     if source.endswith(sys.argv[2] + ".tmp"):
         os.kill(os.getpid(), signal.SIGKILL)
     replace(source, target)
 os.replace = die
-checkpoint.save(sys.argv[1], "net_0_2", net, optimizer, {**state, "iteration": 2})
+checkpoint.save(sys.argv[1], "net_0_2", update, {**state, "iteration": 2})
 """
 
 
@@ -186,7 +193,7 @@ def test_kill_while_saving_leaves_the_last_whole_checkpoint(tmp_path, suffix):
     path = C.find(str(tmp_path), "latest", "net")
     assert os.path.basename(path) == "net_0_1.pdparams"
     net = paddle.nn.Conv2D(3, 4, 3)
-    assert C.load_training_state(path, net, _optimizer(net))["iteration"] == 1
+    assert C.load_training_state(path, _update(net, _optimizer(net)))["iteration"] == 1
     assert any(file.endswith(".tmp") for file in os.listdir(tmp_path))
     (tmp_path / "other_0_1.pdopt.tmp").write_bytes(b"")
     C.remove_leftovers(str(tmp_path), "net")
@@ -237,10 +244,10 @@ def test_only_the_newest_interrupt_stays(tmp_path):
 @pytest.mark.parametrize("suffix", [".json", ".pdopt"])
 def test_weights_alone_cannot_be_resumed(tmp_path, suffix):
     net = _net()
-    path = C.save(str(tmp_path), "net_1_3", net, _optimizer(net), STATE)
+    path = C.save(str(tmp_path), "net_1_3", _update(net, _optimizer(net)), STATE)
     os.remove(path.replace(".pdparams", suffix))
     with pytest.raises(C.CheckpointError, match=f"net_1_3{suffix} is not beside it.*--trained_model"):
-        C.load_training_state(path, net, _optimizer(net))
+        C.load_training_state(path, _update(net, _optimizer(net)))
 
 
 @pytest.mark.parametrize("suffix", C.SUFFIXES)
@@ -248,7 +255,7 @@ def test_damaged_files_are_told_and_change_nothing(tmp_path, suffix):
     net = _net()
     optimizer = _optimizer(net)
     _train(net, optimizer, 0, 2)
-    path = C.save(str(tmp_path), "net_1_3", net, optimizer, STATE)
+    path = C.save(str(tmp_path), "net_1_3", _update(net, optimizer), STATE)
     target = path.replace(".pdparams", suffix)
     with open(target, "rb") as file:
         content = file.read()
@@ -257,13 +264,13 @@ def test_damaged_files_are_told_and_change_nothing(tmp_path, suffix):
     other = _net()
     before = _state(other)
     with pytest.raises((C.CheckpointError, WeightsError), match=f"net_1_3{suffix} is damaged"):
-        C.load_training_state(path, other, _optimizer(other))
+        C.load_training_state(path, _update(other, _optimizer(other)))
     assert _same(_state(other), before)
 
 
 def test_json_that_is_no_state(tmp_path):
     net = _net()
-    path = C.save(str(tmp_path), "net_1_3", net, _optimizer(net), STATE)
+    path = C.save(str(tmp_path), "net_1_3", _update(net, _optimizer(net)), STATE)
     (tmp_path / "net_1_3.json").write_text(json.dumps({"bbox": {}}))
     with pytest.raises(C.CheckpointError, match="not the state of a training"):
         C.read_state(path)
@@ -273,12 +280,12 @@ def test_other_optimizer_and_other_network(tmp_path):
     net = _net()
     optimizer = _optimizer(net)
     _train(net, optimizer, 0, 1)
-    path = C.save(str(tmp_path), "net_0_1", net, optimizer, STATE)
+    path = C.save(str(tmp_path), "net_0_1", _update(net, optimizer), STATE)
     with pytest.raises(C.CheckpointError, match="slots velocity.*AdamW.*config key optimizer"):
-        C.load_training_state(path, net, _optimizer(net, "adamw"))
+        C.load_training_state(path, _update(net, _optimizer(net, "adamw")))
     small = paddle.nn.Sequential(paddle.nn.Conv2D(3, 4, 3))
     with pytest.raises(WeightsError, match="another network.*--config"):
-        C.load_training_state(path, small, _optimizer(small))
+        C.load_training_state(path, _update(small, _optimizer(small)))
 
 
 def test_config_differences_name_the_dotted_keys():

@@ -276,7 +276,8 @@ def rectangles(config, seed=0):
             masks[i, y:y + h, x:x + w] = 1
             image[i, y:y + h, x:x + w] = 2
             boxes[i] = x / size, y / size, (x + w) / size, (y + h) / size
-        targets.append(SimpleNamespace(boxes=boxes, labels=np.arange(2), masks=masks, num_crowds=0))
+        targets.append(SimpleNamespace(boxes=boxes, labels=np.arange(2), masks=masks, num_crowds=0,
+                                       image_id=0))
     return paddle.to_tensor(images), targets
 
 

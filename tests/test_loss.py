@@ -217,32 +217,50 @@ def test_mask_loss_counts_what_the_crop_removed():
     np.testing.assert_allclose(after - before, (100 / areas).sum(), rtol=1e-4)
 
 
+def picture_with(positives, seed=0):
+    return SimpleNamespace(positives=paddle.arange(10, 10 + positives), gt_index=paddle.arange(positives),
+                           random=np.random.RandomState(seed))
+
+
 def test_more_positives_than_masks_to_train_are_sampled_and_scaled_up():
     """A random choice without repetition; another draw gives another, and the loss is scaled to all."""
-    positives, gt_index = paddle.arange(10, 15), paddle.arange(5)
     seen = set()
     for seed in range(8):
-        paddle.seed(seed)
-        chosen, objects, scale = criterion(masks_to_train=3)._sample(positives, gt_index)
+        chosen, objects, scale = criterion(masks_to_train=3)._sample(picture_with(5, seed))
         assert scale == 5 / 3 and len(set(chosen.tolist())) == 3
         assert (chosen - 10).tolist() == objects.tolist()
         seen.add(tuple(sorted(chosen.tolist())))
     assert len(seen) > 1
     for enough in (5, 6):
-        chosen, objects, scale = criterion(masks_to_train=enough)._sample(positives, gt_index)
-        assert chosen.tolist() == positives.tolist() and objects.tolist() == gt_index.tolist() and scale == 1
+        chosen, objects, scale = criterion(masks_to_train=enough)._sample(picture_with(5))
+        assert chosen.tolist() == list(range(10, 15)) and objects.tolist() == list(range(5)) and scale == 1
 
 
 def test_the_mask_loss_of_a_sample_estimates_that_of_all():
     """Of one positive at a time, scaled up: the mean over all positives is the loss without sampling."""
     out, target = made_up_outputs(batch=1), made_up_target(3, 0, seed=1)
     every = values(criterion()(out, [target]))["M"]
-    single = set()
-    for seed in range(60):
-        paddle.seed(seed)
-        single.add(values(criterion(masks_to_train=1)(out, [target]))["M"])
+    one = criterion(masks_to_train=1)
+    single = {values(one(out, [target], key=(seed,)))["M"] for seed in range(60)}
     assert len(single) > 3
     np.testing.assert_allclose(np.mean(list(single)), every, rtol=1e-5)
+
+
+def test_the_choice_of_masks_depends_on_the_picture_and_not_on_its_batch():
+    """So that a batch may be spread over parts and processes: their terms add up to those of the whole."""
+    out, targets = made_up_outputs(batch=3), [made_up_target(3, 0, seed=seed) for seed in (1, 2, 3)]
+    for number, target in enumerate(targets):
+        target.image_id = number
+    loss = criterion(masks_to_train=1)
+    whole = values(loss(out, targets, key=(7, 8)))
+    assert whole != values(loss(out, targets, key=(7, 9)))
+    parts = [loss.match(some, out["priors"], (7, 8)) for some in (targets[:1], targets[1:])]
+    positives = sum(len(picture.positives) for part in parts for picture in part)
+    outputs = [{name: value if name == "priors" else value[rows] for name, value in out.items()}
+               for rows in (slice(0, 1), slice(1, 3))]
+    terms = [values(loss.terms(some, part, positives, 3)) for some, part in zip(outputs, parts)]
+    for name, value in whole.items():
+        np.testing.assert_allclose(sum(term[name] for term in terms), value, rtol=1e-5)
 
 
 def test_segmentation_loss_is_against_the_union_of_each_class():
@@ -309,7 +327,7 @@ def made_up_target(objects=3, crowds=0, seed=0, size=64):
         mask[y:y + h, x:x + w] = 1
         box[:] = x / size, y / size, (x + w) / size, (y + h) / size
     labels = np.concatenate([random.randint(0, CLASSES - 1, objects), np.full(crowds, -1)]).astype("int64")
-    return SimpleNamespace(boxes=boxes, labels=labels, masks=masks, num_crowds=crowds)
+    return SimpleNamespace(boxes=boxes, labels=labels, masks=masks, num_crowds=crowds, image_id=seed)
 
 
 def criterion(**overrides):
@@ -418,7 +436,7 @@ def test_crowds_change_nothing_but_the_neutral_priors():
     target.boxes[3] = 0, 0, 1, 1
     target.masks[3] = 1
     plain = SimpleNamespace(boxes=target.boxes[:3], labels=target.labels[:3], masks=target.masks[:3],
-                            num_crowds=0)
+                            num_crowds=0, image_id=target.image_id)
     crowded, without = values(criterion()(out, [target])), values(criterion()(out, [plain]))
     assert {name: crowded[name] for name in "BMS"} == {name: without[name] for name in "BMS"}
     assert crowded["C"] < without["C"]
@@ -429,16 +447,16 @@ def test_masks_to_train_comes_from_the_config():
     target = made_up_target(1)
     target.boxes[0] = 0.25, 0.25, 0.75, 0.75
 
-    def mask_loss(equal_coeffs, **overrides):
+    def mask_loss(equal_coeffs, key=0, **overrides):
         out = made_up_outputs(1)
         out["priors"][:6] = paddle.to_tensor([0.5, 0.5, 0.45, 0.5])  # six positives at least
         if equal_coeffs:
             out["mask"] = paddle.full_like(out["mask"], 0.3)
-        return criterion(**overrides)(out, [target])["M"].item()
+        return criterion(**overrides)(out, [target], key=(key,))["M"].item()
 
     np.testing.assert_allclose(mask_loss(True, masks_to_train=2), mask_loss(True), rtol=1e-5)
-    assert len({mask_loss(False, masks_to_train=2) for _ in range(6)}) > 1
-    assert len({mask_loss(False) for _ in range(3)}) == 1
+    assert len({mask_loss(False, key, masks_to_train=2) for key in range(6)}) > 1
+    assert len({mask_loss(False, key) for key in range(3)}) == 1
 
 
 def test_gradients_equal_finite_differences():

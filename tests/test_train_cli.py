@@ -32,6 +32,7 @@ from cli_runs import (
 import train as train_script
 from data.config import cfg
 from utils.checkpoint import read_state
+from utils.trainer import Trainer
 from utils.weights import read_weights, unpickle_arrays
 
 NUMBER = r"-?\d+\.\d+"
@@ -163,8 +164,9 @@ def test_console_lines(straight, demo_data):
     found = [LINE.fullmatch(line) for line in console.splitlines() if "ETA" in line]
     assert [match and match.groups()[:2] for match in found] == [
         ("0", "0"), (str(10 // batches_per_epoch(demo_data)), "10")]
-    for words in ("yolact_demo on cpu", "training images with objects, 12 validation images, 3 classes",
-                  "batch 8, adamw, learning rate ", "12 iterations = ", "batch norm: trained",
+    for words in ("yolact_demo on 1 x cpu", "changed from yolact_demo_config: ", "max_size=48",
+                  "training images with objects, 12 validation images, 3 classes",
+                  "batch 8 (1 x 1 x 8), adamw, learning rate ", "12 iterations = ", "batch norm: trained",
                   "finished; peak memory", stem_of(demo_data, 12) + ".pdparams"):
         assert words in console
 
@@ -270,25 +272,49 @@ def test_ctrl_c_saves_and_resume_interrupt_goes_on(demo_data, tmp_path):
     assert iterations == list(range(done + 2))
 
 
+def stopping_update(number):
+    """An Update during whose first step a signal arrives."""
+    class Stopping(train_script.Update):
+        def __call__(self, *arguments):
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)
+            return super().__call__(*arguments)
+
+    return Stopping
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("options, saved", [([], ["yolact_demo_0_1_interrupt"]), (["--no_interrupt"], None)])
-def test_ctrl_c_waits_for_the_step(demo_data, tmp_path, monkeypatch, options, saved):
-    step = train_script.train_step
-
-    def interrupted_step(*arguments):
-        values = step(*arguments)
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.01)
-        return values
-
-    monkeypatch.setattr(train_script, "train_step", interrupted_step)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def test_being_told_to_stop_waits_for_the_step(demo_data, tmp_path, monkeypatch, options, saved, number):
+    monkeypatch.setattr(train_script, "Update", stopping_update(number))
+    before = signal.signal(number, signal.default_int_handler)
     try:
         with pytest.raises(SystemExit) as stop:
             train(demo_data, tmp_path, *options)
+        assert signal.getsignal(number) is signal.default_int_handler, "the handler is not put back"
     finally:
-        signal.signal(signal.SIGINT, before)
-    assert stop.value.code == 130 and len(records(tmp_path, "train")) == 1
+        signal.signal(number, before)
+    assert stop.value.code == 128 + number and len(records(tmp_path, "train")) == 1
     assert (stems(tmp_path) if saved else files_below(tmp_path / "weights")) == (saved or [])
+
+
+def test_a_second_signal_stops_at_once(demo_data, tmp_path):
+    script = f"""
+import os, signal, sys
+sys.path[:0] = [{str(REPO)!r}]
+import train
+class Stuck(train.Update):
+    def __call__(self, *arguments):
+        for number in (signal.SIGTERM, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        raise AssertionError("not reached")
+train.Update = Stuck
+train.main(sys.argv[1:])
+"""
+    done = subprocess.run([sys.executable, "-c", script, *map(str, train_arguments(demo_data, tmp_path))],
+                          capture_output=True, text=True, timeout=100)
+    assert done.returncode == -signal.SIGTERM, done.stderr
+    assert files_below(tmp_path / "weights") == []
 
 
 # Scaling, batch norm, validation
@@ -407,7 +433,12 @@ def test_data_that_cannot_be_used_is_refused(demo_data, tmp_path, damage, words)
     (["--trained_model=nowhere.pdparams"], [], ["no file nowhere.pdparams", "--trained_model"]),
     (["--backbone_weights=nowhere.pth"], [], ["no file nowhere.pth", "--backbone_weights", "original"]),
     (["--resume=nowhere.pdparams"], [], ["no file nowhere.pdparams", "--resume"]),
-    (["--resume=latest"], [], ["no checkpoint of yolact_demo", "--save_folder"]),
+    (["--resume=interrupt"], [], ["no interrupted checkpoint of yolact_demo", "--save_folder"]),
+    (["--accumulate=0"], [], ["--accumulate is 0"]),
+    (["--max_bad_steps=0"], [], ["--max_bad_steps is 0"]),
+    (["--ema=1"], [], ["--ema is 1.0"]),
+    (["--clip_norm=-1"], [], ["--clip_norm is -1.0"]),
+    (["--sync_bn"], [], ["--sync_bn", "CPU"]),
     (["--resume=interrupt"], [], ["no interrupted checkpoint of yolact_demo"]),
 ])
 def test_wrong_settings_are_refused(demo_data, tmp_path, options, overrides, words):
@@ -531,9 +562,45 @@ def test_odd_pictures_train(demo_data, tmp_path, caplog):
     assert "cut.jpg is cut off" in caplog.text
 
 
+class BadUpdate(train_script.Update):
+    """Finds no finite loss from the third step on."""
+
+    steps = 0
+
+    def __call__(self, criterion, batch, *arguments):
+        self.steps += 1
+        if self.steps > 2:
+            return {"B": 1.0, "C": float("nan"), "M": 0.0, "S": 0.0}
+        return super().__call__(criterion, batch, *arguments)
+
+
 def test_losses_that_are_not_finite_end_the_run_and_name_the_pictures(demo_data, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(train_script, "train_step", lambda *_: {"B": 1.0, "C": float("nan"), "M": 0.0, "S": 0.0})
-    assert_refused("train", train_arguments(demo_data, tmp_path, overrides=["max_iter=50"]),
-                   "10 iterations in a row", "--lr")
-    assert caplog.text.count("is skipped: the loss is not finite: B 1.0, C nan") == 10 and "images [" in caplog.text
-    assert files_below(tmp_path / "weights") == []
+    """A checkpoint from before them stays."""
+    monkeypatch.setattr(train_script, "Update", BadUpdate)
+    assert_refused("train", train_arguments(demo_data, tmp_path, "--max_bad_steps=4", overrides=["max_iter=50"]),
+                   "4 iterations in a row", "--lr")
+    assert caplog.text.count("is skipped: the loss is not finite: B 1.0, C nan") == 4 and "images [" in caplog.text
+    assert stems(tmp_path) == [stem_of(demo_data, 2) + "_interrupt"]
+
+
+def test_a_step_without_a_finite_loss_changes_nothing(demo_data, tmp_path, monkeypatch):
+    from utils import update
+
+    real = update.Update._accumulate
+    monkeypatch.setattr(update.Update, "_accumulate", lambda self, *arguments: {
+        name: float("inf") for name in real(self, *arguments)})
+    before = []
+
+    def watched(*arguments):
+        before.append(state_of(arguments[2].net))
+        return Trainer(*arguments)
+
+    monkeypatch.setattr(train_script, "Trainer", watched)
+    assert_refused("train", train_arguments(demo_data, tmp_path, "--max_bad_steps=2", "--batch_size=4"), "2 iterations")
+    [checkpoint] = (tmp_path / "weights").glob("*.pdparams")
+    saved = read_weights(str(checkpoint))
+    assert all((saved[name] == value).all() for name, value in before[0].items())
+
+
+def state_of(net):
+    return {name: tensor.numpy().copy() for name, tensor in net.state_dict().items()}

@@ -1,6 +1,5 @@
-"""Pictures and plots: blended masks equal the formula, labels stay inside, pages and plots are written."""
+"""Pictures: blended masks equal the formula, labels stay inside, pages are written."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +8,6 @@ import cv2
 import numpy as np
 import pytest
 
-from tools import plot_log
 from utils import visualize
 from utils.visualize import PALETTE, comparison_page, draw_detections
 
@@ -192,82 +190,3 @@ def test_import_and_page_need_no_display(tmp_path):
                           capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "page.png").stat().st_size > 1000
-
-
-# ------------------------------------------------------------------------------------------------ the plot
-
-def write_log(path, sessions, val_every=0, torn=False):
-    """Log of sessions given as (first, last) iteration; the box loss is the session's number plus 1."""
-    lines = []
-    for session, (first, last) in enumerate(sessions):
-        lines.append({"type": "session", "session": session, "data": {}, "time": 0})
-        for iteration in range(first, last + 1):
-            loss = {"B": session + 1.0, "C": 2.0, "M": 3.0, "S": 0.5, "T": session + 6.5}
-            lines.append({"type": "train", "session": session, "time": 0, "data": {
-                "loss": loss, "epoch": 0, "iter": iteration, "lr": 1e-3, "elapsed": 0.1}})
-            if val_every and iteration % val_every == 0:
-                lines.append({"type": "val", "session": session, "time": 0, "data": {
-                    "elapsed": 1, "epoch": 0, "iter": iteration, "box": {"all": 20.0 + session, "50": 30.0},
-                    "mask": {"all": 10.0, "50": None}}})
-    text = "\n".join(json.dumps(line) for line in lines) + "\n"
-    path.write_text(text[:-20] if torn else text)
-    return str(path)
-
-
-def test_resumed_sessions_are_joined_and_the_later_one_counts(tmp_path):
-    log = plot_log.read_log(write_log(tmp_path / "a.log", [(0, 9), (6, 12)], val_every=4))
-    assert log["iter"].tolist() == list(range(13))
-    assert log["loss"]["B"].tolist() == [1.0] * 6 + [2.0] * 7
-    assert list(log["loss"]) == ["T", "B", "C", "M", "S"]
-    assert log["val"] == [(0, {"box": 20.0, "mask": 10.0}), (4, {"box": 20.0, "mask": 10.0}),
-                          (8, {"box": 21.0, "mask": 10.0}), (12, {"box": 21.0, "mask": 10.0})]
-
-
-def test_the_last_session_can_be_read_alone(tmp_path):
-    path = write_log(tmp_path / "a.log", [(0, 9), (6, 12)])
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps({"type": "session", "session": 2, "data": {}, "time": 0}) + "\n")
-    log = plot_log.read_log(path, last_session=True)
-    assert log["iter"].tolist() == list(range(6, 13)) and log["val"] == []
-
-
-def test_a_line_cut_off_by_a_killed_run_is_skipped(tmp_path):
-    log = plot_log.read_log(write_log(tmp_path / "a.log", [(0, 9)], torn=True))
-    assert log["iter"].tolist() == list(range(9))
-
-
-def test_running_mean_is_centred_and_skips_what_is_not_finite():
-    values = np.array([1.0, 2.0, 3.0, np.nan, 5.0, np.inf])
-    assert plot_log.smoothed(values, 3) == pytest.approx([1.5, 2.0, 2.5, 4.0, 5.0, 5.0])
-    assert plot_log.smoothed(values[:3], 1) == pytest.approx([1.0, 2.0, 3.0])
-    assert np.isnan(plot_log.smoothed(np.array([np.nan]), 1)).all()
-
-
-@pytest.mark.parametrize("names, options", [(["a.log"], []), (["a.log", "b.log"], ["--last_session"])])
-def test_command_writes_a_picture(tmp_path, names, options, capsys):
-    paths = [write_log(tmp_path / name, [(0, 30), (20, 40)], val_every=10) for name in names]
-    assert plot_log.main([*paths, "--out", str(tmp_path / "new" / "losses.png"), *options]) == 0
-    plot = cv2.imread(str(tmp_path / "new" / "losses.png"))
-    assert plot.shape[0] > 1000 and plot.shape[1] > 1000 and (plot < 200).any()
-    assert "losses.png" in capsys.readouterr().out
-
-
-def test_one_iteration_and_losses_that_are_not_finite_are_drawn(tmp_path):
-    path = tmp_path / "a.log"
-    loss = {"B": float("nan"), "T": float("inf"), "Q": 1.0}
-    data = {"loss": loss, "epoch": 0, "iter": 0, "lr": 0.0, "elapsed": 1}
-    path.write_text(json.dumps({"type": "train", "session": 0, "data": data, "time": 0}))
-    plot_log.plot_losses([str(path)], str(tmp_path / "losses.png"))
-    assert (tmp_path / "losses.png").stat().st_size > 1000
-
-
-@pytest.mark.parametrize(
-    "content", [None, "", '{"type": "session", "session": 0, "data": {}}\nnot json\n[1]\n'])
-def test_a_log_with_nothing_to_draw_is_named(tmp_path, content, capsys):
-    path = tmp_path / "x.log"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(SystemExit) as stopped:
-        plot_log.main([str(path), "--out", str(tmp_path / "losses.png")])
-    assert stopped.value.code == 2
-    assert "x.log" in capsys.readouterr().err and not (tmp_path / "losses.png").exists()

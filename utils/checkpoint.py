@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import pickle
 import re
@@ -18,7 +19,7 @@ import paddle
 
 from utils.files import sync_to_disk
 from utils.runtime import UserError
-from utils.weights import load_weights, read_weights, unpickle_arrays
+from utils.weights import load_weights, read_weights, save_safetensors, unpickle_arrays
 
 SUFFIXES = (".json", ".pdopt", ".pdparams")  # in the order in which they appear
 FORMAT = 1
@@ -155,20 +156,41 @@ def _json_default(value):
     raise TypeError(f"{type(value).__name__} cannot be saved in a checkpoint's .json")
 
 
-def _write(path, suffix, net, optimizer, state):
+AVERAGE = "average:"  # in front of the names of the weights' moving average, in the .pdopt
+
+
+def update_state(update):
+    """What a step depends on beside the weights, for the .pdopt: optimizer slots, and the weights' moving average."""
+    state = optimizer_state(update.net, update.optimizer)
+    if update.average is not None:
+        state.update({AVERAGE + name: tensor.numpy() for name, tensor in update.average.tensors.items()})
+    return state
+
+
+def load_update_state(update, state):
+    """The inverse of ``update_state``; a moving average that was not saved starts from the weights."""
+    load_optimizer_state(update.net, update.optimizer,
+                         {key: array for key, array in state.items() if not key.startswith(AVERAGE)})
+    if update.average is not None:
+        for name, tensor in update.net.state_dict().items():
+            array = state.get(AVERAGE + name)
+            update.average.tensors[name].set_value(tensor.numpy() if array is None else array)
+
+
+def _write(path, suffix, update, state):
     """Write one of the three files and see it on the disk."""
     if suffix == ".pdparams":
-        paddle.save(net.state_dict(), path)
+        paddle.save(update.net.state_dict(), path)
     elif suffix == ".pdopt":
         with open(path, "wb") as file:
-            pickle.dump(optimizer_state(net, optimizer), file, protocol=4)
+            pickle.dump(update_state(update), file, protocol=4)
     else:
         with open(path, "w", encoding="utf-8") as file:
             json.dump({"format": FORMAT, "paddle": paddle.__version__, **state}, file, default=_json_default)
     sync_to_disk(path)
 
 
-def save(folder, name, net, optimizer, state):
+def save(folder, name, update, state):
     """Write a checkpoint; a failure or a kill leaves the ones already there as they were.
 
     All three files are written beside their places first; only then they are moved there.
@@ -176,21 +198,24 @@ def save(folder, name, net, optimizer, state):
     Args:
         folder: made if it is missing.
         name: Name (or its text).
-        net: paddle.nn.Layer. optimizer: paddle optimizer.
-        state: plain dict for the .json: "config" (dict), "epoch", "iteration" (steps done), "seed",
-            "position" (next batch of the epoch), "metrics", ... The data order and all random draws follow
-            from seed and iteration (utils/loader.py, ``seed_everything``), so no generator state is needed.
+        update: has net, optimizer, average and scaler (utils.update.Update).
+        state: plain dict for the .json: "config" (dict), "epoch", "iteration" (steps done), "position" (next
+            batch of the epoch), "best" (metrics so far), "options", ... The loss scale is added to it. The data order
+            and all random draws, in this process and in the workers, follow from seed, epoch, image and iteration
+            (utils/loader.py, ``seed_everything``), so no generator state is needed.
     Returns:
         path of the .pdparams.
     Raises:
         CheckpointError: when the folder cannot be written (for example, the disk is full).
     """
     stem = os.path.join(folder, str(name))
+    if update.scaler is not None:
+        state = {**state, "loss_scaling": update.scaler.state_dict()}
     temporary = {suffix: f"{stem}{suffix}.tmp" for suffix in SUFFIXES}
     try:
         os.makedirs(folder, exist_ok=True)
         for suffix, path in temporary.items():
-            _write(path, suffix, net, optimizer, state)
+            _write(path, suffix, update, state)
         _remove([stem + ".pdparams"])  # the old one must not stand beside the new optimizer state
         for suffix, path in temporary.items():
             os.replace(path, stem + suffix)
@@ -229,11 +254,25 @@ def read_state(path):
     return state
 
 
-def load_training_state(path, net, optimizer):
-    """Restore network and optimizer exactly, and return the dict that was saved beside them.
+def save_best(path, update, config):
+    """Write the network of the best validation, the averaged one if there is one, as ``.safetensors`` with its config.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    tensors = update.net.state_dict() if update.average is None else update.average.tensors
+    try:
+        save_safetensors(path, {name: tensor.numpy() for name, tensor in tensors.items()}, config)
+    except OSError as error:
+        raise CheckpointError(f"cannot save {path} ({error.strerror or error}); free some space or choose another "
+                              "--save_folder") from error
+
+
+def load_training_state(path, update):
+    """Restore what makes steps exactly, and return the dict that was saved beside it.
 
     Args:
-        path: the .pdparams. net, optimizer: made anew from the same config.
+        path: the .pdparams. update: as for ``save``, made anew from the same config.
     Raises:
         CheckpointError, utils.weights.WeightsError: when a file is missing, damaged or does not fit.
     """
@@ -244,9 +283,37 @@ def load_training_state(path, net, optimizer):
                               "use --trained_model to start from its weights")
     weights = read_weights(path)
     arrays = {key: np.asarray(value) for key, value in unpickle_arrays(slots).items()}
-    load_weights(net, weights, strict=True)  # first, as its message says more about another network
-    load_optimizer_state(net, optimizer, arrays)
+    load_weights(update.net, weights, strict=True)  # first, as its message says more about another network
+    load_update_state(update, arrays)
+    if update.scaler is not None and "loss_scaling" in state:
+        update.scaler.load_state_dict(state["loss_scaling"])
     return state
+
+
+def resume(folder, which, config_name, update):
+    """Restore the newest checkpoint of a config that can be read; one that cannot costs a warning.
+
+    Args:
+        folder, which, config_name: as for ``find``. update: as for ``load_training_state``.
+    Returns:
+        (path, state), or None if there is no checkpoint and `which` is 'latest'.
+    Raises:
+        CheckpointError, utils.weights.WeightsError: there are some, and none can be used; or none to 'interrupt'.
+    """
+    paths = [path for name, path in list_checkpoints(folder, config_name) if which == "latest" or name.interrupt]
+    if not paths and which == "latest":
+        return None
+    failure = None
+    for path in reversed(paths or [find(folder, which, config_name)]):
+        try:
+            state = load_training_state(path, update)
+        except UserError as error:
+            failure = failure or error
+            continue
+        if failure is not None:
+            logging.warning("%s; the training goes on from %s instead", failure, path)
+        return path, state
+    raise failure
 
 
 def config_differences(saved, current):

@@ -8,6 +8,7 @@ Shapes: D detections of one image, H W size of the original image. Boxes are pix
 
 import contextlib
 import io
+import itertools
 import json
 
 import numpy as np
@@ -116,6 +117,22 @@ class CocoResults:
             self.bbox.append({**common, "bbox": box, "score": float(box_scores[index])})
             if masks is not None:
                 self.segm.append({**common, "segmentation": masks[index], "score": float(mask_scores[index])})
+
+    def to_plain(self):
+        """All that was added, as plain values that another process can be sent."""
+        return self.bbox, self.segm, self.has_masks
+
+    def merge(self, parts, image_ids):
+        """Replace everything by the parts of several processes.
+
+        Args:
+            parts: list of what ``to_plain`` gave. image_ids: the images in the order of the result.
+        """
+        place = {image_id: number for number, image_id in enumerate(image_ids)}
+        bbox, segm, has_masks = zip(*parts)
+        self.bbox = sorted(itertools.chain(*bbox), key=lambda entry: place[entry["image_id"]])
+        self.segm = sorted(itertools.chain(*segm), key=lambda entry: place[entry["image_id"]])
+        self.has_masks = any(has_masks)
 
     def write(self, bbox_file, mask_file=None):
         """Write the two files atomically, making their folders; ``mask_file=None`` writes the boxes only."""

@@ -1,24 +1,31 @@
-"""Guards of a training loop: against losses that are not finite, and against Ctrl-C within a step."""
+"""Guards of a training loop: against losses that are not finite, and against being told to stop within a step."""
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
+import os
 import signal
 
 from utils.runtime import UserError
 
-MAX_BAD_STEPS = 10  # in a row
+
+class TooManyBadSteps(UserError):
+    """So many steps in a row had a loss that is not finite; ``first`` is the iteration of the first of them."""
+
+    def __init__(self, message, first):
+        super().__init__(message)
+        self.first = first
 
 
 class BadSteps:
-    """Counts steps in a row whose loss is not finite, tells of each, and ends the run after MAX_BAD_STEPS."""
+    """Counts steps in a row whose loss is not finite, tells of each, and ends the run after ``most`` of them."""
 
-    def __init__(self):
+    def __init__(self, most):
+        self.most = most
         self.count = 0
 
     def check(self, losses, iteration, batch):
-        """Raises UserError when there were too many."""
+        """Raises TooManyBadSteps."""
         if all(map(math.isfinite, losses.values())):
             self.count = 0
             return
@@ -26,22 +33,38 @@ class BadSteps:
         logging.warning("iteration %d is skipped: the loss is not finite: %s; images %s", iteration,
                         ", ".join(f"{name} {value}" for name, value in losses.items()),
                         [sample.image_id for sample in batch.samples])
-        if self.count >= MAX_BAD_STEPS:
-            raise UserError(f"{MAX_BAD_STEPS} iterations in a row had a loss that is not finite; lower --lr, "
-                            "or look at the images named above")
+        if self.count >= self.most:
+            raise TooManyBadSteps(f"{self.most} iterations in a row had a loss that is not finite; lower --lr, or look "
+                                  "at the images named above", iteration + 1 - self.count)
 
 
-@contextlib.contextmanager
-def hold_interrupts():
-    """Let Ctrl-C wait for the end of the block, so that a checkpoint's weights and iteration always agree."""
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, as under nohup
-        yield
-        return
-    asked = []
-    signal.signal(signal.SIGINT, lambda *_: asked.append(True))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if asked:
-        raise KeyboardInterrupt
+class StopRequest:
+    """Lets Ctrl-C and SIGTERM wait until the loop asks for them; a second one ends the process at once.
+
+    A checkpoint is only made between two steps, so that its weights and its iteration agree. Signals that are ignored,
+    as under nohup, stay ignored.
+
+    Attributes:
+        signal: number of the signal that came, or 0.
+    """
+
+    def __init__(self):
+        self.signal = 0
+        self._before = {}
+
+    def __enter__(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *exception):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number, frame):
+        if self.signal:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.signal = number
+        logging.warning("stopping after this step; once more stops at once, without a checkpoint")

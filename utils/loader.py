@@ -62,14 +62,14 @@ def batches_per_epoch(n, batch_size):
     return n // batch_size
 
 
-def _plan(n, batch_size, seed, epoch, start_batch):
-    """Yield (epoch, position in the epoch, indices) of every batch from the given one on, without end."""
+def _plan(n, batch_size, seed, epoch, start_batch, rank=0, ranks=1):
+    """Yield (epoch, position in the epoch, indices of a rank's share) of every batch from the given one on, forever."""
     count = batches_per_epoch(n, batch_size)
     epoch, start_batch = epoch + start_batch // count, start_batch % count
     while True:
         order = epoch_permutation(n, seed, epoch)
         for position in range(start_batch, count):
-            yield epoch, position, order[position * batch_size:(position + 1) * batch_size].tolist()
+            yield epoch, position, order[position * batch_size + rank:(position + 1) * batch_size:ranks].tolist()
         epoch, start_batch = epoch + 1, 0
 
 
@@ -130,13 +130,19 @@ class BatchLoader:
             ``BATCHES_AHEAD_PER_WORKER * num_workers`` batches are held ready.
         expected: types of exceptions of the data set whose message is all that a user needs; others are
             told with their traceback.
+        rank, ranks: of `ranks` processes that share every batch, this one makes the share number `rank`: every
+            so manieth sample.
 
     Raises:
-        UserError: when the data set is smaller than one batch.
+        UserError: when the data set is smaller than one batch, or a batch has fewer samples than there are ranks.
     """
 
-    def __init__(self, dataset, collate, batch_size, seed=0, num_workers=0, expected=()):
+    def __init__(self, dataset, collate, batch_size, seed=0, num_workers=0, expected=(), rank=0, ranks=1):
         self.batches_per_epoch = batches_per_epoch(len(dataset), batch_size)
+        if batch_size < ranks:
+            raise UserError(f"--batch_size is {batch_size}, for all of the {ranks} processes together; make it {ranks} "
+                            "or more, or start fewer processes")
+        self._share = (rank, ranks)
         self._job = (dataset, collate, seed, expected)
         self._batch_size = batch_size
         self._num_workers = num_workers
@@ -149,7 +155,7 @@ class BatchLoader:
             LoaderError: with the image and the traceback, when a sample fails or a worker dies.
         """
         dataset, _, seed, _ = self._job
-        plan = _plan(len(dataset), self._batch_size, seed, epoch, start_batch)
+        plan = _plan(len(dataset), self._batch_size, seed, epoch, start_batch, *self._share)
         if self._num_workers < 1:
             for epoch, position, indices in plan:
                 yield epoch, position, _make_batch(self._job, epoch, indices)
@@ -164,18 +170,22 @@ class BatchLoader:
             while True:
                 room = BATCHES_AHEAD_PER_WORKER * self._num_workers - len(pending)
                 for epoch, position, indices in itertools.islice(plan, room):
-                    pending.append((epoch, position, self._pool.submit(_work, epoch, indices)))
-                epoch, position, future = pending.popleft()
+                    pending.append((epoch, position, indices, self._pool.submit(_work, epoch, indices)))
+                epoch, position, _, future = pending[0]
                 batch, problem = future.result()
+                pending.popleft()
                 if problem is not None:
                     raise LoaderError(problem)
                 yield epoch, position, batch
         except BrokenProcessPool as error:
             self._pool = None
-            raise LoaderError("a data worker died, most likely killed for lack of memory; "
-                              "lower --num_workers or --batch_size") from error
+            at_work = [index for _, _, indices, _ in itertools.islice(pending, self._num_workers) for index in indices]
+            ids = getattr(self._job[0], "ids", None)
+            raise LoaderError("a data worker died, most likely killed for lack of memory, with the images "
+                              f"{at_work if ids is None else [ids[index] for index in at_work]}; lower --num_workers "
+                              "or --batch_size, or look at them") from error
         finally:
-            for _, _, future in pending:
+            for *_, future in pending:
                 future.cancel()
 
     def _start_pool(self):

@@ -163,6 +163,27 @@ def peak_memory_gib():
     return peak / GIB if sys.platform == "darwin" else peak * 1024 / GIB  # macOS counts bytes, Linux KiB
 
 
+@paddle.no_grad()
+def multiply_adds(net, images):
+    """Multiplications with addition that a network's convolutions need for a batch; everything else is small beside it.
+
+    Args:
+        net: is run once. images: its input.
+    """
+    total = 0
+
+    def count(layer, inputs, output):
+        nonlocal total
+        total += int(np.prod(layer.weight.shape)) * int(np.prod(output.shape[2:])) * output.shape[0]
+
+    hooks = [layer.register_forward_post_hook(count) for layer in net.sublayers()
+             if getattr(layer, "weight", None) is not None and layer.weight.ndim == 4]
+    net(images)
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
 def gpu_stats():
     """nvidia-smi's view of every GPU as a list of dicts (for ``--log_gpu``); [] where there is none."""
     fields = ("index", "name", "utilization.gpu", "memory.used", "memory.total", "power.draw")

@@ -1,0 +1,110 @@
+"""What a training loop needs beside the network and the data: losses, log, checkpoints, validation."""
+from __future__ import annotations
+
+import os
+import time
+
+from utils import checkpoint, ranks
+from utils.coco_results import compact_table, validation_figures
+from utils.logger import Log, Meter, meter_line
+from utils.runtime import gpu_stats
+from utils.visualdl_log import VisualDLLog
+
+CONSOLE_INTERVAL = 10  # iterations
+# A training that goes on with other values of these is another training.
+RESUMED_OPTIONS = ("batch_size", "seed", "lr", "momentum", "decay", "gamma", "autoscale", "clip_norm", "ema")
+
+
+class Trainer:
+    """Records, saves and validates; of several ranks only the first one writes.
+
+    Args:
+        args: options of train.py. config: the network's configuration.
+        update: utils.update.Update. criteria: layers.multibox_loss.criteria. schedule: utils.schedule.Schedule.
+        batches_per_epoch: of the loader.
+        measure: function without arguments that gives the metrics of the validation set; None without one.
+        resumed: (path, state) of the checkpoint that this training continues, or None.
+    """
+
+    def __init__(self, args, config, update, criteria, schedule, batches_per_epoch, measure=None, resumed=None):
+        self.args, self.config, self.update, self.schedule = args, config, update, schedule
+        self.criteria, self.batches_per_epoch, self.measure = criteria, batches_per_epoch, measure
+        self.previous, state = resumed or (None, {})  # path of the last checkpoint of this training
+        self.best = state.get("best")  # {"AP": highest mask AP, "iteration": its iteration}
+        self.meter = Meter()
+        self.log = self.curves = None
+        if args.log and ranks.rank() == 0:
+            path = os.path.join(args.log_folder, f"{config.name}.log")
+            self.log = Log(path, vars(args), gpu_stats if args.log_gpu else None)
+            if args.use_vdl:
+                self.curves = VisualDLLog(os.path.join(args.log_folder, config.name), self.log.session)
+
+    def criterion(self, iteration):
+        """The loss of an iteration, as the config's delayed_settings have it."""
+        return [criterion for first, criterion in self.criteria if first <= iteration][-1]
+
+    def record(self, epoch, iteration, losses, lr, seconds, reader_seconds):
+        """Log one iteration; print every tenth."""
+        self.meter.update(losses, seconds, reader_seconds, self.args.batch_size)
+        if self.log:
+            self.log.train(losses, epoch, iteration, lr, seconds)
+        if self.curves:
+            self.curves.train(iteration, losses, lr, seconds, reader_seconds, self.args.batch_size)
+        if iteration % CONSOLE_INTERVAL == 0:
+            print(meter_line(epoch, iteration, self.meter, self.schedule.max_iter - iteration), flush=True)
+
+    def save(self, iteration, interrupt=False):
+        """Checkpoint after `iteration` finished iterations; --keep_latest removes the one before. Returns its path."""
+        args, epoch = self.args, iteration // self.batches_per_epoch
+        name = checkpoint.Name(self.config.name, epoch, iteration, interrupt)
+        path = os.path.join(args.save_folder, f"{name}.pdparams")
+        if ranks.rank() == 0:
+            checkpoint.remove_leftovers(args.save_folder, self.config.name)
+            state = {"config": self.config.to_dict(), "epoch": epoch, "iteration": iteration,
+                     "position": iteration % self.batches_per_epoch, "best": self.best,
+                     "options": {name: getattr(args, name) for name in RESUMED_OPTIONS}}
+            checkpoint.save(args.save_folder, name, self.update, state)
+            if interrupt:
+                checkpoint.remove_interrupts(args.save_folder, self.config.name, keep=path)
+            elif args.keep_latest:
+                checkpoint.prune(self.previous, path, args.keep_latest_interval)
+        self.previous = path
+        print(f"saved {path}", flush=True)
+        return path
+
+    def validate(self, epoch, iteration):
+        """Measure mask and box AP, print the compact table, log it; keep the best network if that is wanted."""
+        start = time.time()
+        net, average = self.update.net, self.update.average
+        if average is not None:
+            average.swap(net)
+        net.eval()
+        metrics = self.measure()
+        net.train()
+        if average is not None:
+            average.swap(net)
+        if ranks.rank() > 0:
+            return
+        print(compact_table(metrics), flush=True)
+        figures = validation_figures(metrics)
+        if self.log:
+            self.log.log("val", {"elapsed": time.time() - start, "epoch": epoch, "iter": iteration, **figures})
+        if self.curves:
+            self.curves.val(iteration, metrics)
+        self._keep_best(metrics, iteration)
+
+    def _keep_best(self, metrics, iteration):
+        average_precision = metrics.get("segm", metrics["bbox"])["AP"]
+        if self.best is not None and average_precision <= self.best["AP"]:
+            return
+        self.best = {"AP": average_precision, "iteration": iteration}
+        if self.args.keep_best:
+            path = os.path.join(self.args.save_folder, f"{self.config.name}_best.safetensors")
+            checkpoint.save_best(path, self.update, self.config.to_dict())
+            print(f"saved {path}: AP {100 * average_precision:.2f}, the highest so far", flush=True)
+
+    def close(self):
+        """Close the logs."""
+        for log in (self.log, self.curves):
+            if log:
+                log.close()
