@@ -27,7 +27,7 @@ import numpy as np
 import paddle
 
 from data.coco import COCODetection, collate, image_order
-from data.config import MEANS, STD, ConfigError, apply_overrides, cfg, get_config, set_cfg, set_dataset
+from data.config import COLORS, MEANS, STD, ConfigError, apply_overrides, cfg, get_config, set_cfg, set_dataset
 from data.images import DatasetError
 from eval import Predictor, evaluate, load_validation_set, seed_number
 from layers.multibox_loss import criteria
@@ -40,6 +40,7 @@ from utils.released import imagenet_weights, weights_file
 from utils.schedule import build_schedule, learning_rate, rescale_steps
 from utils.trainer import Trainer
 from utils.update import Average, Update, amp_type
+from utils.visualize import draw_detections
 from utils.weights import load_backbone, load_weights, read_weights
 from yolact import Yolact
 
@@ -47,6 +48,8 @@ USER_ERRORS = (UserError, ConfigError, DatasetError, OSError)
 BACKBONE_SOURCES = ("original", "torchvision", "paddle")
 SMALLEST_BN_BATCH = 6  # images a device; with fewer, batch statistics are too noisy and batch norm is frozen
 FIRST_VALIDATION = 2  # images, before the first step
+VDL_PICTURES = 4  # of the validation, with --use_vdl
+MANY_EPOCHS = 300  # COCO's schedule has 55
 
 
 def parse_args(argv=None):
@@ -214,11 +217,21 @@ def build_update(net, args, device):
     return Update(net, build_optimizer(net, args), args.accumulate, amp_type(args.amp, device), average)
 
 
-def measure(net, dataset, size):
-    """COCO metrics on the first `size` images, in eval.py's order, with eval.py's code; None but on the first rank."""
+def measure(net, dataset, size, keep=0):
+    """Validate on the first `size` images, in eval.py's order, with eval.py's code.
+
+    Returns: (COCO metrics, `keep` of the pictures with their detections drawn as (name, uint8 BGR)); (None, []) but on
+        the first rank.
+    """
     order = image_order(dataset.ids)[:size]
-    results, image_ids, _ = evaluate(Predictor(net, cfg), dataset, order, bar=sys.stderr.isatty())
-    return evaluate_results(dataset.coco, results, image_ids)[0] if ranks.rank() == 0 else None
+    results, image_ids, kept = evaluate(Predictor(net, cfg), dataset, order, sys.stderr.isatty(), keep)
+    if ranks.rank() > 0:
+        return None, []
+    pictures = [(f"image_{dataset.ids[position]}",
+                 draw_detections(dataset.load_image(position), classes[:15], scores[:15], boxes[:15], masks[:15],
+                                 cfg.dataset.class_names, colors=COLORS))
+                for position, (classes, scores, masks, boxes) in kept]
+    return evaluate_results(dataset.coco, results, image_ids)[0], pictures
 
 
 def train(trainer, loader, iteration):
@@ -253,7 +266,7 @@ def train(trainer, loader, iteration):
             epoch_ends = position == loader.batches_per_epoch - 1
             if args.validation_epoch > 0 and epoch_ends and (epoch + 1) % args.validation_epoch == 0:
                 trainer.validate(epoch, iteration)
-    path = trainer.save(iteration)
+    path = trainer.finish(iteration)
     if args.validation_epoch > 0:
         trainer.validate(iteration // loader.batches_per_epoch, iteration)
     print(f"finished; peak memory {peak_memory_gib():.2f} GiB. Weights: {path}, log: {args.log_folder}. "
@@ -271,6 +284,7 @@ def banner(args, schedule, device, net, training_set, validation_set):
     net.train()
     steps = f"steps {list(schedule.lr_steps)}" if schedule.kind == "step" else schedule.kind
     scaled = args.autoscale and args.batch_size != cfg.batch_size_base
+    epochs = schedule.max_iter * args.batch_size / len(training_set)
     changed = [f"{key}={ours!r}" for key, _, ours in
                checkpoint.config_differences(get_config(args.config).to_dict(), cfg.to_dict()) if key != "name"]
     print(f"{cfg.name} on {ranks.count()} x {device} (paddle {paddle.__version__}, numpy {np.__version__}, Python "
@@ -282,8 +296,12 @@ def banner(args, schedule, device, net, training_set, validation_set):
           f"batch {args.batch_size} ({ranks.count()} x {args.accumulate} x {images_at_once(args)}), {cfg.optimizer}, "
           f"learning rate {schedule.lr:g} (warm-up "
           f"{schedule.warmup_until}, {steps}), {schedule.max_iter} iterations = "
-          f"{schedule.max_iter * args.batch_size / len(training_set):.1f} epochs"
+          f"{epochs:.1f} epochs"
           f"{' (scaled to the batch size)' if scaled else ''}")
+    if epochs > MANY_EPOCHS:
+        logging.warning("max_iter is %d epochs of your %d pictures, where COCO's schedule has 55; 100 are often "
+                        "enough: -o max_iter=%d moves the learning rate steps along", epochs, len(training_set),
+                        100 * len(training_set) // cfg.batch_size_base)
     frozen = f"frozen (freeze_bn is set, or there are fewer than {SMALLEST_BN_BATCH} images at once on a device)"
     alone = " of each device" if ranks.count() > 1 and not args.sync_bn else ""
     print("batch norm: " + (frozen if net.bn_frozen else f"trained on the batch's statistics{alone}"), flush=True)
@@ -356,7 +374,8 @@ def run(args):
             measure(net, validation_set, FIRST_VALIDATION)  # what is wrong with it should show now, not hours from here
             net.train()
         trainer = Trainer(args, cfg, update, criteria(cfg, net.maskiou_net), schedule, loader.batches_per_epoch,
-                          lambda: measure(net, validation_set, args.validation_size), resumed)
+                          lambda: measure(net, validation_set, args.validation_size,
+                                          VDL_PICTURES if args.use_vdl else 0), resumed)
         try:
             return train(trainer, loader, iteration)
         finally:

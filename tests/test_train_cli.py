@@ -1,6 +1,7 @@
 """train.py as a user runs it: options, log, console, checkpoints, resuming, fine-tuning, and bad input."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -270,6 +271,73 @@ def test_ctrl_c_saves_and_resume_interrupt_goes_on(demo_data, tmp_path):
     train(demo_data, tmp_path, "--resume=interrupt", overrides=[f"max_iter={done + 2}"])
     iterations = [record["data"]["iter"] for record in records(tmp_path, "train")]
     assert iterations == list(range(done + 2))
+
+
+def test_resume_latest_begins_continues_and_ends(demo_data, tmp_path, capsys):
+    """One command for a first start, for going on, and for a training that is over."""
+    for max_iter, words in ((3, "there is no checkpoint of yolact_demo"), (5, "at iteration 3"),
+                            (5, "nothing is left to do")):
+        train(demo_data, tmp_path, "--resume=latest", overrides=[f"max_iter={max_iter}", "lr_schedule='step'"])
+        assert words in capsys.readouterr().out
+    assert [record["data"]["iter"] for record in records(tmp_path, "train")] == list(range(5))
+
+
+@pytest.mark.parametrize("suffix", [".pdparams", ".pdopt", ".json"])
+def test_resume_latest_takes_the_one_before_a_damaged_checkpoint(demo_data, tmp_path, caplog, suffix):
+    options = ["--save_interval=2"]
+    train(demo_data, tmp_path, *options, overrides=["max_iter=4", "lr_schedule='step'"])
+    newest = tmp_path / "weights" / (stem_of(demo_data, 4) + suffix)
+    newest.write_bytes(newest.read_bytes()[:-40])
+    train(demo_data, tmp_path, "--resume=latest", *options, overrides=["max_iter=4", "lr_schedule='step'"])
+    assert newest.name in caplog.text and f"{stem_of(demo_data, 2)}.pdparams instead" in caplog.text
+    found = [record["data"] for record in records(tmp_path, "train")]
+    assert [data["iter"] for data in found] == [0, 1, 2, 3, 2, 3]
+    assert [data["loss"] for data in found[2:4]] == [data["loss"] for data in found[4:]]
+
+
+def test_a_disk_that_is_full_leaves_the_last_checkpoint(demo_data, tmp_path, monkeypatch):
+    from utils import checkpoint
+
+    real = checkpoint._write
+
+    def full(path, suffix, update, state):
+        if state["iteration"] > 2 and suffix == ".pdopt":
+            with open(path, "wb") as file:
+                file.write(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, suffix, update, state)
+
+    monkeypatch.setattr(checkpoint, "_write", full)
+    assert_refused("train", train_arguments(demo_data, tmp_path, "--save_interval=2"), "No space left", "--save_folder")
+    assert stems(tmp_path) == [stem_of(demo_data, 2)]
+
+
+def test_a_deleted_log_is_begun_anew(demo_data, tmp_path, monkeypatch, caplog):
+    class Deleting(train_script.Update):
+        def __call__(self, *arguments):
+            if len(records(tmp_path, "train")) == 2 and not caplog.text:
+                shutil.rmtree(tmp_path / "logs")
+            return super().__call__(*arguments)
+
+    monkeypatch.setattr(train_script, "Update", Deleting)
+    train(demo_data, tmp_path)
+    assert "was deleted" in caplog.text
+    assert [record["data"]["iter"] for record in records(tmp_path, "train")] == [2, 3, 4, 5]
+
+
+def test_a_schedule_far_beyond_the_data_is_told(demo_data, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(train_script, "MANY_EPOCHS", 1)
+    train(demo_data, tmp_path)
+    assert "max_iter is 2 epochs of your 24 pictures" in caplog.text and "-o max_iter=300" in caplog.text
+
+
+def test_visualdl_gets_curves_and_pictures(demo_data, tmp_path):
+    visualdl = pytest.importorskip("visualdl")
+    train(demo_data, tmp_path, "--use_vdl", "--validation_epoch=1")
+    [file] = (tmp_path / "logs" / "yolact_demo").rglob("vdlrecords*")
+    tags = visualdl.LogReader(file_path=str(file)).get_tags()
+    assert "loss/T" in tags["scalar"] and "validation/mask_AP" in tags["scalar"]
+    assert len(tags["image"]) == 4
 
 
 def stopping_update(number):

@@ -254,8 +254,8 @@ def read_state(path):
     return state
 
 
-def save_best(path, update, config):
-    """Write the network of the best validation, the averaged one if there is one, as ``.safetensors`` with its config.
+def save_network(path, update, config):
+    """Write the network that is validated, the averaged one if there is one, as ``.safetensors`` with its config.
 
     Raises:
         CheckpointError: it cannot be written.

@@ -7,6 +7,7 @@ from __future__ import annotations
 import collections
 import datetime
 import json
+import logging
 import math
 import os
 import time
@@ -86,8 +87,17 @@ class Log:
         record = {"type": kind, "session": self.session, "data": _plain(data), "time": time.time()}
         if self._gpu_stats is not None:
             record["gpu"] = _plain(self._gpu_stats())
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        if not os.path.exists(self.path):
+            logging.warning("the log %s was deleted; a new one is begun", self.path)
+            os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
+            self._file.close()
+            self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (open for the length of the run)
+        try:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise OSError(f"cannot write the log {self.path} ({error.strerror}); free some space, and continue with "
+                          "--resume=latest") from error
 
     def train(self, losses, epoch, iteration, lr, elapsed):
         """Record of one iteration.

@@ -22,7 +22,8 @@ class Trainer:
         args: options of train.py. config: the network's configuration.
         update: utils.update.Update. criteria: layers.multibox_loss.criteria. schedule: utils.schedule.Schedule.
         batches_per_epoch: of the loader.
-        measure: function without arguments that gives the metrics of the validation set; None without one.
+        measure: function without arguments that gives (metrics of the validation set, predicted pictures: list of
+            (name, uint8 BGR)); None without a validation set.
         resumed: (path, state) of the checkpoint that this training continues, or None.
     """
 
@@ -79,7 +80,7 @@ class Trainer:
         if average is not None:
             average.swap(net)
         net.eval()
-        metrics = self.measure()
+        metrics, pictures = self.measure()
         net.train()
         if average is not None:
             average.swap(net)
@@ -91,6 +92,8 @@ class Trainer:
             self.log.log("val", {"elapsed": time.time() - start, "epoch": epoch, "iter": iteration, **figures})
         if self.curves:
             self.curves.val(iteration, metrics)
+            for name, picture in pictures:
+                self.curves.image(iteration, name, picture)
         self._keep_best(metrics, iteration)
 
     def _keep_best(self, metrics, iteration):
@@ -100,8 +103,18 @@ class Trainer:
         self.best = {"AP": average_precision, "iteration": iteration}
         if self.args.keep_best:
             path = os.path.join(self.args.save_folder, f"{self.config.name}_best.safetensors")
-            checkpoint.save_best(path, self.update, self.config.to_dict())
+            checkpoint.save_network(path, self.update, self.config.to_dict())
             print(f"saved {path}: AP {100 * average_precision:.2f}, the highest so far", flush=True)
+
+    def finish(self, iteration):
+        """The last checkpoint, and beside it the averaged network if there is one. Returns the path to evaluate."""
+        path = self.save(iteration)
+        if self.update.average is None:
+            return path
+        averaged = path.replace(".pdparams", "_ema.safetensors")
+        if ranks.rank() == 0:
+            checkpoint.save_network(averaged, self.update, self.config.to_dict())
+        return averaged
 
     def close(self):
         """Close the logs."""
