@@ -177,7 +177,7 @@ def test_error_in_collate_comes_through():
 
 def test_killed_worker_is_told_and_the_loader_recovers():
     with BatchLoader(Numbers(deadly=4), collate, 10, num_workers=2) as loader:
-        with pytest.raises(LoaderError, match="--num_workers"):
+        with pytest.raises(LoaderError, match=r"with the images \[.*4.*\]; lower --num_workers"):
             next(loader.stream())
         loader._job[0].deadly = None
         assert len(next(loader.stream())[2].indices) == 10

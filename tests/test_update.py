@@ -1,4 +1,5 @@
 """One step of training: in parts, over processes, clipped, averaged; the same step however the batch is divided."""
+import contextlib
 import logging
 import os
 import subprocess
@@ -22,6 +23,7 @@ from cli_runs import (
 from data.coco import Batch
 from data.config import get_config
 from layers.multibox_loss import MultiBoxLoss
+from utils import checkpoint
 from utils.update import Average, Update, amp_type
 from utils.weights import read_weights
 from yolact import Yolact
@@ -120,6 +122,77 @@ def test_half_precision_on_a_cpu_is_a_warning(caplog):
     with caplog.at_level(logging.WARNING):
         assert amp_type(True, "cpu") is None and "--amp has no effect" in caplog.text
         assert amp_type(False, "gpu") is None
+
+
+class RecordingScaler:
+    """What paddle.amp.GradScaler does on a GPU; on a CPU it is switched off."""
+
+    def __init__(self, scale=8.0):
+        self.factor, self.steps = scale, 0
+
+    def scale(self, loss):
+        return loss * self.factor
+
+    def step(self, optimizer):
+        for parameter in optimizer._parameter_list:
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad / self.factor
+        optimizer.step()
+        self.steps += 1
+
+    def update(self):
+        self.factor *= 2
+
+    def state_dict(self):
+        return {"scale": np.float32([self.factor]), "incr_count": self.steps}
+
+    def load_state_dict(self, state):
+        self.factor, self.steps = state["scale"][0], state["incr_count"]
+
+
+def test_half_precision_is_for_the_network_and_not_for_the_loss(monkeypatch):
+    """The network runs inside auto_cast, with the type asked for; the loss gets float32 and runs outside."""
+    config, update = tiny_update()
+    update.amp, inside, seen = "bfloat16", [], {}
+
+    @contextlib.contextmanager
+    def auto_cast(**options):
+        inside.append(options)
+        yield
+        inside.append("out")
+
+    class Criterion(MultiBoxLoss):
+        def terms(self, out, *arguments):
+            assert inside[-1] == "out"
+            seen.update({name: value.dtype for name, value in out.items()})
+            return super().terms(out, *arguments)
+
+    monkeypatch.setattr(paddle.amp, "auto_cast", auto_cast)
+    update.net.register_forward_post_hook(
+        lambda layer, inputs, out: {name: value.astype("float64") for name, value in out.items()})
+    losses = update(Criterion(config), made_up_batch(range(4)), 0.1, (5, 6))
+    assert inside[0] == {"enable": True, "dtype": "bfloat16", "level": "O1"}
+    assert set(seen.values()) == {paddle.float32}
+    np.testing.assert_allclose(list(losses.values()), list(one_step()[0].values()), rtol=1e-5)
+
+
+def test_a_scaled_loss_makes_the_same_step_and_the_scale_is_in_the_checkpoint(tmp_path):
+    config, update = tiny_update(parts=2)
+    update.scaler = RecordingScaler()
+    before = weights_of(update.net)
+    losses = update(MultiBoxLoss(config), made_up_batch(range(4)), 0.1, (5, 6))
+    assert_same_step(one_step(), (losses, before, weights_of(update.net)))
+    path = checkpoint.save(str(tmp_path), "tiny_0_1", update, {"config": {}, "epoch": 0, "iteration": 1})
+    _, other = tiny_update()
+    other.scaler = RecordingScaler()
+    checkpoint.load_training_state(path, other)
+    assert (other.scaler.factor, other.scaler.steps) == (16.0, 1)
+
+
+def test_only_float16_needs_a_scaler():
+    _, update = tiny_update()
+    assert [Update(update.net, update.optimizer, amp=amp).scaler is not None
+            for amp in (None, "bfloat16", "float16")] == [False, False, True]
 
 
 # ----------------------------------------------------------------------------------------- processes
