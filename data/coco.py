@@ -20,10 +20,11 @@ from typing import Any, Callable
 
 import cv2
 import numpy as np
+from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
 from data.coco_checks import clipped_box, find_fault, make_label_map, read_info
-from data.images import DatasetError, decode_rle, read_image, to_rle
+from data.images import DatasetError, StoredMasks, decode_rle, read_image, to_rle
 
 logger = logging.getLogger(__name__)
 
@@ -225,27 +226,35 @@ class COCODetection:
         return labels, np.array(masks, bool).reshape(-1, height, width), boxes
 
     def _ground_truth(self, image_id: int, height: int, width: int
-                      ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+                      ) -> tuple[StoredMasks, np.ndarray, np.ndarray]:
         """A picture's masks (N times uint8 [H, W]), boxes (float64 [N, 4], pixels) and labels (int64 [N])."""
         masks, boxes, labels = [], [], []
         for annotation in self._objects.get(image_id, []):
-            mask = self._decode(annotation, height, width)
+            mask = self._read_mask(annotation, height, width)
             if mask is None:
                 continue
             masks.append(mask)
             boxes.append(clipped_box(annotation["bbox"], height, width))
             is_crowd = annotation.get("iscrowd")
             labels.append(CROWD_LABEL if is_crowd else self.label_map[annotation["category_id"]] - 1)
-        return masks, np.array(boxes, np.float64).reshape(-1, 4), np.array(labels, np.int64)
+        return StoredMasks(masks), np.array(boxes, np.float64).reshape(-1, 4), np.array(labels, np.int64)
 
-    def _decode(self, annotation: Mapping[str, Any], height: int, width: int) -> np.ndarray | None:
-        """The annotation's mask, uint8 [H, W]; None, after a warning, if it is empty or damaged."""
+    def _read_mask(self, annotation: Mapping[str, Any], height: int, width: int
+                   ) -> np.ndarray | Mapping[str, Any] | None:
+        """The annotation's mask, for `StoredMasks`; None, after a warning, if it is empty or damaged."""
+        segmentation = annotation["segmentation"]
         try:
-            mask = decode_rle(to_rle(annotation["segmentation"], height, width))
+            mask = to_rle(segmentation, height, width)
+            if isinstance(segmentation, list):
+                is_empty = not mask_utils.area(mask)
+            else:
+                # Polygons give a sound RLE, but one from a file shows its damage only when it is decoded.
+                mask = decode_rle(mask)
+                is_empty = not mask.any()
         except ValueError as error:
             self._warn_once(f"annotation {annotation['id']} is left out: its mask is damaged ({error})")
             return None
-        if not mask.any():
+        if is_empty:
             self._warn_once(f"annotation {annotation['id']} is left out: its mask has no pixel")
             return None
         return mask

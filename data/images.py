@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -28,7 +28,7 @@ def is_complete(data: bytes) -> bool:
     position = 2
     while position + 4 <= len(data) and data[position] == 0xFF:
         if data[position + 1] == JPEG_SCAN:
-            return data.find(JPEG_END, position) >= 0
+            return data.rfind(JPEG_END) >= position
         # Segments are stepped over by their length, as a thumbnail in one has an end marker of its own.
         filler = data[position + 1] == 0xFF
         position += 1 if filler else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
@@ -83,8 +83,28 @@ def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
     runs -= np.where(digits[last] & 0x10, np.int64(1) << (place[last] + 5), 0)
     runs[1::2] = np.cumsum(runs[1::2])
     runs[2::2] = np.cumsum(runs[2::2])
-    columns = np.repeat((np.arange(len(runs)) & 1).astype(np.uint8), runs).reshape(width, height)
-    return cv2.transpose(columns).reshape(height, width)
+    if runs.min() < 0 or runs.sum() != height * width:
+        raise ValueError("the run-length counts do not add up to its size")
+    return _fill_columns(runs, height, width)
+
+
+def _fill_columns(runs: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Runs of 0 and 1 in turn, int64, column by column, to a mask, uint8 [H, W].
+
+    Only the columns from the first to the last with a 1 are filled run by run: most objects are small.
+    """
+    mask = np.zeros((height, width), np.uint8)
+    if len(runs) % 2 == 0:
+        runs = np.append(runs, 0)
+    if len(runs) == 1 or not height:
+        return mask
+    first, last = runs[0] // height, width - runs[-1] // height
+    runs[0] -= first * height
+    runs[-1] -= (width - last) * height
+    columns = np.repeat((np.arange(len(runs)) & 1).astype(np.uint8), runs).reshape(last - first, height)
+    if first < last:
+        mask[:, first:last] = cv2.transpose(columns).reshape(height, -1)
+    return mask
 
 
 def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
@@ -95,6 +115,24 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     if isinstance(segmentation["counts"], list):
         return mask_utils.frPyObjects(segmentation, height, width)
     return segmentation
+
+
+class StoredMasks(Sequence):
+    """Masks of one picture, each uint8 [H, W] of 0 and 1, decoded when asked for: most training crops lose some.
+
+    Args:
+        stored: N masks, each an ndarray already or a compressed RLE.
+    """
+
+    def __init__(self, stored: Sequence[np.ndarray | Mapping[str, Any]]):
+        self._stored = stored
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        mask = self._stored[index]
+        return mask if isinstance(mask, np.ndarray) else decode_rle(mask)
 
 
 def is_usable_polygon(points: Any) -> bool:

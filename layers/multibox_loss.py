@@ -36,7 +36,8 @@ class Picture(NamedTuple):
     """The objects of one picture without its crowds, and what its priors are to learn; tensors.
 
     boxes: [N, 4]. labels: int64 [N]. masks: uint8 [N, H, W]. loc: [P, 4], conf: int64 [P]: see layers.matching.
-    positives: int64 [n], the priors that have an object, and gt_index: int64 [n], which. random: draws its masks.
+    positives: int64 [n], the priors that have an object, and gt_index: int64 [n], which. seed: integers that the
+    choice of its masks depends on.
     """
 
     boxes: Any
@@ -46,7 +47,7 @@ class Picture(NamedTuple):
     conf: Any
     positives: Any
     gt_index: Any
-    random: np.random.RandomState
+    seed: tuple
 
 
 class MultiBoxLoss:
@@ -109,9 +110,8 @@ class MultiBoxLoss:
             loc, conf, index = match(boxes[:count], labels, boxes[count:], priors, *self.thresholds)
             positives = paddle.nonzero(conf > 0).flatten()
             gt_index = index.index_select(positives) if len(positives) else index[:0]
-            random = np.random.RandomState(
-                np.random.SeedSequence([*key, zlib.crc32(f"{sample.image_id}".encode())]).generate_state(8))
-            pictures.append(Picture(boxes[:count], labels, masks, loc, conf, positives, gt_index, random))
+            seed = (*key, zlib.crc32(f"{sample.image_id}".encode()))
+            pictures.append(Picture(boxes[:count], labels, masks, loc, conf, positives, gt_index, seed))
         return pictures
 
     def terms(self, out, pictures, num_positive, num_pictures):
@@ -137,10 +137,11 @@ class MultiBoxLoss:
 
     @staticmethod
     def _boxes(out, pictures):
-        found = [(out["loc"][i].index_select(picture.positives), picture.loc.index_select(picture.positives))
-                 for i, picture in enumerate(pictures) if len(picture.positives)]
-        loc, target = map(paddle.concat, zip(*found or [(out["loc"][0, :1] * 0, paddle.zeros([1, 4]))]))
-        return box_loss(loc, target)
+        if not any(len(picture.positives) for picture in pictures):
+            return out["loc"].sum() * 0.0
+        target = paddle.concat([picture.loc.index_select(picture.positives) for picture in pictures
+                                if len(picture.positives)])
+        return box_loss(paddle.concat(gather(out["loc"], [picture.positives for picture in pictures])), target)
 
     def _masks(self, out, pictures):
         """M, and D and I if they are wanted, from the prototypes."""
@@ -149,17 +150,20 @@ class MultiBoxLoss:
         losses = {"M": zero}
         if self.has_diversity_loss:
             losses["D"] = zero
+            for coeffs, picture in zip(gather(out["mask"], [picture.positives for picture in pictures]), pictures):
+                if len(coeffs):
+                    losses["D"] += coeff_diversity_loss(coeffs, picture.gt_index)
         if self.maskiou_net is not None or "score" in out:
             losses["I"] = out["proto"].sum() * 0.0
-        for i, picture in enumerate(pictures):
-            if not len(picture.positives):
+        samples = [self._sample(picture) for picture in pictures]
+        coeffs = gather(out["mask"], [chosen for chosen, _, _ in samples])
+        for i, (picture, proto) in enumerate(zip(pictures, out["proto"].unbind(0))):
+            chosen, gt_index, scale = samples[i]
+            if not len(chosen):
                 continue
-            if self.has_diversity_loss:
-                losses["D"] += coeff_diversity_loss(out["mask"][i].index_select(picture.positives), picture.gt_index)
-            chosen, gt_index, scale = self._sample(picture)
             gt_boxes = picture.boxes.index_select(gt_index)
             gt_masks = downsample_masks(picture.masks, height, width).index_select(gt_index).transpose([1, 2, 0])
-            predicted = assemble_masks(out["proto"][i], out["mask"][i].index_select(chosen), gt_boxes, self.crop_masks)
+            predicted = assemble_masks(proto, coeffs[i], gt_boxes, self.crop_masks)
             losses["M"] += mask_loss(predicted, gt_masks, gt_boxes, self.crop_masks) * scale
             if "I" in losses:
                 labels = picture.labels.index_select(gt_index)
@@ -171,7 +175,8 @@ class MultiBoxLoss:
         count = len(picture.positives)
         if count <= self.masks_to_train:
             return picture.positives, picture.gt_index, 1.0
-        chosen = paddle.to_tensor(picture.random.permutation(count)[:self.masks_to_train])
+        random = np.random.RandomState(np.random.SeedSequence(picture.seed).generate_state(8))
+        chosen = paddle.to_tensor(random.permutation(count)[:self.masks_to_train])
         return (picture.positives.index_select(chosen), picture.gt_index.index_select(chosen),
                 count / self.masks_to_train)
 
@@ -191,21 +196,35 @@ class MultiBoxLoss:
     def _direct_masks(out, pictures):
         """M of masks that are predicted pixel by pixel."""
         total = out["mask"].sum() * 0.0
-        for i, picture in enumerate(pictures):
-            if len(picture.positives):
-                loc, masks, priors = (x.index_select(picture.positives)
-                                      for x in (out["loc"][i], out["mask"][i], out["priors"]))
-                total += direct_mask_loss(masks, decode(loc, priors), picture.masks, picture.gt_index)
+        positives = [picture.positives for picture in pictures]
+        for picture, masks, loc in zip(pictures, gather(out["mask"], positives), gather(out["loc"], positives)):
+            if len(masks):
+                boxes = decode(loc, out["priors"].index_select(picture.positives))
+                total += direct_mask_loss(masks, boxes, picture.masks, picture.gt_index)
         return total
 
     @staticmethod
     def _segmentation(segm, pictures):
         height, width = segm.shape[2:]
         total = 0.0
-        for i, picture in enumerate(pictures):
+        for logits, picture in zip(segm.unbind(0), pictures):
             gt_masks = downsample_masks(picture.masks, height, width) if len(picture.masks) else None
-            total += semantic_segmentation_loss(segm[i], gt_masks, picture.labels)
+            total += semantic_segmentation_loss(logits, gt_masks, picture.labels)
         return total / height / width
+
+
+def gather(values, chosen):
+    """Rows of each picture's values: [B, P, X] and B times int64 [n] -> B times [n, X].
+
+    In one piece: the backward of a slice of one picture would make zeros for the whole batch every time.
+    """
+    counts = [len(rows) for rows in chosen]
+    if not sum(counts):
+        return [values[0, :0] for _ in chosen]
+    offsets = [rows + i * values.shape[1] for i, rows in enumerate(chosen) if len(rows)]
+    found = values.flatten(0, 1).index_select(paddle.concat(offsets))
+    starts = np.cumsum([0, *counts])
+    return [found[start:stop] for start, stop in zip(starts[:-1].tolist(), starts[1:].tolist())]
 
 
 def criteria(cfg, maskiou_net=None):

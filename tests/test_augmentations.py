@@ -17,6 +17,7 @@ from utils.augmentations import (
     build_augmentation,
     distort,
     place_boxes,
+    place_planes,
 )
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -300,6 +301,25 @@ def test_image_masks_and_boxes_move_together():
     for _ in range(120):
         out, out_masks, _, _ = augmentation(rng, image, masks, np.array([[20.0, 30, 70, 60]]), np.array([0]))
         assert ((out[0] > 0.5) == out_masks[0].astype(bool)).mean() > 0.995
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+@pytest.mark.parametrize("top, left", [(0, 0), (7, -5)])
+def test_masks_are_placed_as_a_plain_canvas_would_be(count, top, left):
+    height, width = 44, 61
+    masks = [(np.random.RandomState(k).rand(height, width) < 0.5).astype(np.uint8) for k in range(count)]
+    placement = draws.Placement(50, 52, top, left, mirror=True, quarter_turns=1)
+    if not (top or left):
+        placement = draws.Placement(height, width, flip=True)
+    rows, columns = placement.window(height, width)
+    placed = np.full((count, 90, 80), 9, np.uint8)
+    place_planes([mask[rows, columns] for mask in masks], (height, width), placement, placed)
+    for mask, found in zip(masks, placed):
+        canvas = np.zeros((placement.height, placement.width), np.uint8)
+        canvas[rows.start + top : rows.stop + top, columns.start + left : columns.stop + left] = mask[rows, columns]
+        canvas = canvas[:, ::-1] if placement.mirror else canvas[::-1]
+        canvas = np.ascontiguousarray(np.rot90(canvas, placement.quarter_turns))
+        np.testing.assert_array_equal(found, cv2.resize(canvas, (80, 90)))
 
 
 def test_place_boxes_clips_and_turns():

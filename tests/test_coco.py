@@ -172,6 +172,28 @@ def test_masks_equal_pycocotools_on_coco(coco_tiny):
             np.testing.assert_array_equal(mask, dataset.coco.annToMask(annotation))
 
 
+@pytest.mark.parametrize(
+    "runs", [[12], [0, 12], [3, 2, 7], [0, 1, 11], [11, 1], [2, 0, 10], [4, 4, 0, 0, 4], [0, 0, 12]])
+def test_run_lengths_of_every_shape_decode(runs):
+    """Objects at the borders of columns and of the picture, and runs of length 0, in 4 rows and 3 columns."""
+    rle = mask_utils.frPyObjects({"size": [4, 3], "counts": runs}, 4, 3)
+    expected = np.repeat(np.arange(len(runs)) % 2, runs).reshape(3, 4).T
+    np.testing.assert_array_equal(decode_rle(rle), expected)
+
+
+def test_training_decodes_polygons_of_the_objects_it_keeps_only(folder, content, monkeypatch):
+    decoded = []
+    monkeypatch.setattr("data.images.decode_rle", lambda rle: decoded.append(rle) or decode_rle(rle))
+    dataset = make(folder, content, training=True)
+    kept = []
+    for seed in range(20):
+        kept.append(dataset.sample(0, np.random.RandomState(seed)).labels)
+    polygons = sum(int((labels >= 0).sum()) for labels in kept)
+    assert len(decoded) == polygons < 2 * len(kept)
+    make(folder, content).sample(0)
+    assert len(decoded) == polygons + 2
+
+
 @pytest.mark.parametrize("counts", [b"", b"P", b"06", b"0"])
 def test_damaged_rle_costs_its_annotation(folder, content, counts, caplog):
     with pytest.raises(ValueError):

@@ -219,7 +219,7 @@ def test_mask_loss_counts_what_the_crop_removed():
 
 def picture_with(positives, seed=0):
     return SimpleNamespace(positives=paddle.arange(10, 10 + positives), gt_index=paddle.arange(positives),
-                           random=np.random.RandomState(seed))
+                           seed=(seed,))
 
 
 def test_more_positives_than_masks_to_train_are_sampled_and_scaled_up():

@@ -47,10 +47,11 @@ def distort(image: np.ndarray, draw: Photometric) -> np.ndarray:
             image[:, :, 1] *= np.float32(draw.saturation)
         if draw.hue is not None:
             # OpenCV's way back is wrong outside 0..360 degrees in long rows.
-            hue = image[:, :, 0] + np.float32(draw.hue)
-            hue[hue > 360] -= 360
-            hue[hue < 0] += 360
-            image[:, :, 0] = hue
+            hue = cv2.extractChannel(image, 0)
+            hue += np.float32(draw.hue)
+            hue -= np.float32(360) * (hue > 360)
+            hue += np.float32(360) * (hue < 0)
+            image = cv2.insertChannel(hue, image, 0)
         image = cv2.cvtColor(image, cv2.COLOR_HSV2BGR)
     if draw.contrast is not None and not draw.contrast_first:
         image *= np.float32(draw.contrast)
@@ -177,7 +178,10 @@ def relative_boxes(boxes: np.ndarray, height: float, width: float) -> np.ndarray
 
 def stack_masks(masks: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
     """uint8 [N, H, W], also for no masks."""
-    return np.stack(masks) if len(masks) else np.zeros((0, height, width), np.uint8)
+    stacked = np.empty((len(masks), height, width), np.uint8)
+    for i, mask in enumerate(masks):
+        stacked[i] = mask
+    return stacked
 
 
 class BaseTransform:
