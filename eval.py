@@ -217,6 +217,7 @@ def evaluate(predictor, dataset, order, bar=True, keep=0):
     """
     results = CocoResults(dataset.label_map)
     kept = []
+    order = ranks.gathered(order)[0]  # of a random order, that of the first rank
     share = order[ranks.rank()::ranks.count()]
     for position in tqdm(share, desc="Evaluating", unit="image", disable=not bar or ranks.rank() > 0,
                          dynamic_ncols=True):
@@ -311,6 +312,7 @@ def benchmark(predictor, args):
 def detect_pictures(predictor, pairs, args):
     """Write pictures with their detections drawn; one bad file of several costs a warning."""
     written = []
+    pairs = pairs[ranks.rank()::ranks.count()]
     hide_bar = args.no_bar or len(pairs) == 1
     for source, target in tqdm(pairs, desc="Detecting", unit="image", disable=hide_bar, dynamic_ncols=True):
         try:
@@ -326,7 +328,7 @@ def detect_pictures(predictor, pairs, args):
             args.display_bboxes, args.display_text, args.display_scores, COLORS)
         write_image(target, drawn)
         written.append(target)
-    if not written:
+    if not written and pairs:
         raise UserError("none of the pictures could be read; see the warnings above")
     print("\n".join(f"written: {path}" for path in written))
 

@@ -36,7 +36,7 @@ from utils.augmentations import build_augmentation
 from utils.coco_results import evaluate_results
 from utils.guards import BadSteps, StopRequest, TooManyBadSteps
 from utils.loader import BatchLoader
-from utils.released import imagenet_weights, weights_file
+from utils.released import BACKBONES, imagenet_weights, weights_file
 from utils.schedule import build_schedule, learning_rate, rescale_steps
 from utils.trainer import Trainer
 from utils.update import Average, Update, amp_type
@@ -170,9 +170,10 @@ def backbone_file(args):
     path = cfg.backbone.path and os.path.join(args.save_folder, cfg.backbone.path)
     if path is None or os.path.exists(path):
         return path
+    downloads = any(url.endswith(f"/{cfg.backbone.path}") for url in BACKBONES["original"].values())
     logging.warning("the backbone starts from random weights, because there is no %s; training needs far longer, and "
-                    "batches of %d images or more for batch norm. --backbone_weights=original downloads it", path,
-                    SMALLEST_BN_BATCH)
+                    "batches of %d images or more for batch norm. %s", path, SMALLEST_BN_BATCH,
+                    "--backbone_weights=original downloads it" if downloads else "Put the ImageNet weights there")
     return None
 
 
@@ -180,17 +181,19 @@ def build_network(args):
     """The network in training mode with the weights it starts from; batch norm frozen for small batches."""
     net = Yolact(cfg)
     # 1. --resume fills everything later. 2. --trained_model. 3. The backbone's file. 4. Random weights.
+    is_new = args.resume is None or (
+        args.resume == "latest" and not checkpoint.list_checkpoints(args.save_folder, cfg.name))
     if args.trained_model is not None:
         path = weights_file(args.trained_model, args.save_folder, get_config)
         print(f"{path}: {load_weights(net, read_weights(path), strict=False).table()}")
-    elif args.resume is None:
+    elif is_new:
         path = backbone_file(args)
         if path is not None:
             print(f"backbone weights from {path}: {load_backbone(net.backbone, path).table()}")
-    if args.sync_bn:
-        net = paddle.nn.SyncBatchNorm.convert_sync_batchnorm(net)
-    elif cfg.freeze_bn or images_at_once(args) < SMALLEST_BN_BATCH:
+    if cfg.freeze_bn or images_at_once(args) * (ranks.count() if args.sync_bn else 1) < SMALLEST_BN_BATCH:
         net.freeze_bn()
+    elif args.sync_bn:
+        net = paddle.nn.SyncBatchNorm.convert_sync_batchnorm(net)
     net.train()
     return net
 
@@ -266,11 +269,11 @@ def train(trainer, loader, iteration):
             epoch_ends = position == loader.batches_per_epoch - 1
             if args.validation_epoch > 0 and epoch_ends and (epoch + 1) % args.validation_epoch == 0:
                 trainer.validate(epoch, iteration)
-    path = trainer.finish(iteration)
-    if args.validation_epoch > 0:
-        trainer.validate(iteration // loader.batches_per_epoch, iteration)
-    print(f"finished; peak memory {peak_memory_gib():.2f} GiB. Weights: {path}, log: {args.log_folder}. "
-          f"Next: python eval.py --trained_model={path}")
+        path = trainer.finish(iteration)
+        if args.validation_epoch > 0:
+            trainer.validate(iteration // loader.batches_per_epoch, iteration)
+        print(f"finished; peak memory {peak_memory_gib():.2f} GiB. Weights: {path}, log: {args.log_folder}. "
+              f"Next: python eval.py --trained_model={path}")
     return 0
 
 
@@ -334,13 +337,15 @@ def resume(args, update):
 
 def check_options(args, device):
     """Raise a UserError for options that cannot work, before anything is read."""
-    for name in ("save_interval", "accumulate", "max_bad_steps"):
+    for name in ("save_interval", "accumulate", "max_bad_steps", "validation_size"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name} is {getattr(args, name)}; it must be at least 1")
     if not 0 <= args.ema < 1:
         raise UserError(f"--ema is {args.ema}; it is the share of the old average, from 0 (off) to below 1")
     if args.clip_norm < 0:
         raise UserError(f"--clip_norm is {args.clip_norm}; it must be positive, or 0 for no clipping")
+    if args.start_iter >= 0 and args.resume is None:
+        raise UserError("--start_iter is for --resume; without it a training begins at 0")
     if args.sync_bn and device == "cpu":
         raise UserError("--sync_bn: Paddle has no synchronised batch norm on a CPU; leave it out")
     if args.batch_alloc:
@@ -353,6 +358,8 @@ def run(args):
     device = select_device(args.cuda)
     check_options(args, device)
     ranks.join()
+    if ranks.rank() > 0:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process; the first rank tells all)
     set_threads()
     seed_everything(args.seed)
     training_set, validation_set = build_datasets(args)
@@ -360,13 +367,15 @@ def run(args):
     with BatchLoader(training_set, collate, args.batch_size, args.seed, args.num_workers, (DatasetError,),
                      ranks.rank(), ranks.count()) as loader:
         net = build_network(args)
+        ranks.share_weights(net)
         update = build_update(net, args, device)
         resumed = None if args.resume is None else resume(args, update)
         iteration = 0 if resumed is None else resumed[1]["iteration"]
         if resumed is not None and iteration >= schedule.max_iter:
+            if update.average is not None and ranks.rank() == 0:
+                checkpoint.save_network(resumed[0].replace(".pdparams", "_ema.safetensors"), update, cfg.to_dict())
             print(f"{resumed[0]} is the end of this training ({schedule.max_iter} iterations); nothing is left to do")
             return 0
-        ranks.share_weights(net)
         checkpoint.check_writable(args.save_folder, "--save_folder")
         banner(args, schedule, device, net, training_set, validation_set)
         if validation_set is not None:
@@ -390,7 +399,7 @@ def main(argv=None):
         code = run(args)
     except USER_ERRORS as error:
         sys.exit(f"train.py: error: {error}")
-    except KeyboardInterrupt:  # before the training began
+    except KeyboardInterrupt:  # outside the training loop
         sys.exit(130)
     if code:
         sys.exit(code)

@@ -15,6 +15,7 @@ _CHOICES = {
     "optimizer": ("sgd", "adamw"),
     "lr_schedule": ("step", "cosine"),
     "mask_type": ("lincomb", "direct"),
+    "type": ("ResNetBackbone", "ResNetBackboneGN", "DarkNetBackbone", "VGGBackbone"),  # backbone.BACKBONES
     "mask_proto_prototype_activation": _ACTIVATIONS,
     "mask_proto_coeff_activation": _ACTIVATIONS,
 }
@@ -274,6 +275,9 @@ def _check_value(path, value):
         twice = [name for name in value if value.count(name) > 1]
         if twice:
             raise ConfigError(f"{path} has {twice[0]!r} twice; write each class once")
+    if key == "args" and not (isinstance(value, list) and value and isinstance(value[0], list)):
+        raise ConfigError(f"{path}={_short(value)} has to be a list of arguments, the first one a list itself, such as "
+                          "([3, 4, 6, 3],)")
     if key == "delayed_settings":
         for change in value if isinstance(value, list) else [None]:
             if not (isinstance(change, list) and len(change) == 2 and type(change[0]) is int

@@ -273,6 +273,16 @@ def test_ctrl_c_saves_and_resume_interrupt_goes_on(demo_data, tmp_path):
     assert iterations == list(range(done + 2))
 
 
+def test_resume_latest_without_a_checkpoint_begins_like_any_training(demo_data, tmp_path, caplog):
+    """With the backbone's ImageNet weights, that is, or the warning that they are not there."""
+    overrides = ["max_iter=1", "backbone.path=imagenet.pdparams"]
+    train(demo_data, tmp_path, "--resume=latest", overrides=overrides)
+    assert "starts from random weights" in caplog.text
+    caplog.clear()
+    train(demo_data, tmp_path, "--resume=latest", overrides=["max_iter=2", *overrides[1:]])
+    assert "random weights" not in caplog.text
+
+
 def test_resume_latest_begins_continues_and_ends(demo_data, tmp_path, capsys):
     """One command for a first start, for going on, and for a training that is over."""
     for max_iter, words in ((3, "there is no checkpoint of yolact_demo"), (5, "at iteration 3"),
@@ -293,6 +303,22 @@ def test_resume_latest_takes_the_one_before_a_damaged_checkpoint(demo_data, tmp_
     found = [record["data"] for record in records(tmp_path, "train")]
     assert [data["iter"] for data in found] == [0, 1, 2, 3, 2, 3]
     assert [data["loss"] for data in found[2:4]] == [data["loss"] for data in found[4:]]
+
+
+def test_weights_without_optimizer_are_no_checkpoint(demo_data, tmp_path, straight, capsys):
+    """Such as converted ones, which have a checkpoint's name."""
+    (tmp_path / "weights").mkdir()
+    shutil.copy(checkpoint_of(straight[0], demo_data, 12), tmp_path / "weights" / "yolact_demo_54_800000.pdparams")
+    train(demo_data, tmp_path, "--resume=latest", overrides=["max_iter=1"])
+    assert "there is no checkpoint of yolact_demo" in capsys.readouterr().out
+
+
+def test_keep_latest_leaves_the_folder_that_was_resumed_from(demo_data, tmp_path):
+    schedule = ["lr_schedule='step'"]
+    train(demo_data, tmp_path / "old", overrides=["max_iter=1", *schedule])
+    path = checkpoint_of(tmp_path / "old", demo_data, 1)
+    train(demo_data, tmp_path / "new", f"--resume={path}", "--keep_latest", overrides=["max_iter=2", *schedule])
+    assert stems(tmp_path / "old") == [stem_of(demo_data, 1)] and stems(tmp_path / "new") == [stem_of(demo_data, 2)]
 
 
 def test_a_disk_that_is_full_leaves_the_last_checkpoint(demo_data, tmp_path, monkeypatch):
@@ -503,6 +529,10 @@ def test_data_that_cannot_be_used_is_refused(demo_data, tmp_path, damage, words)
     (["--resume=nowhere.pdparams"], [], ["no file nowhere.pdparams", "--resume"]),
     (["--resume=interrupt"], [], ["no interrupted checkpoint of yolact_demo", "--save_folder"]),
     (["--accumulate=0"], [], ["--accumulate is 0"]),
+    (["--validation_size=0"], [], ["--validation_size is 0"]),
+    (["--start_iter=5"], [], ["--start_iter is for --resume"]),
+    ([], ["backbone.type=ResNet"], ["backbone.type='ResNet'", "ResNetBackbone"]),
+    ([], ["backbone.args=[3, 4, 23, 3]"], ["backbone.args=", "a list itself"]),
     (["--max_bad_steps=0"], [], ["--max_bad_steps is 0"]),
     (["--ema=1"], [], ["--ema is 1.0"]),
     (["--clip_norm=-1"], [], ["--clip_norm is -1.0"]),

@@ -118,6 +118,22 @@ def test_an_average_follows_the_weights_and_changes_places_with_them():
     assert all((value == after[name]).all() for name, value in weights_of(update.net).items())
 
 
+def test_a_step_without_a_finite_loss_leaves_batch_norm_alone():
+    """Its forward pass has let the bad batch into the statistics of norms that are not frozen."""
+    config, frozen = tiny_update()
+    net = Yolact(config)
+    net.train()
+    update = Update(net, frozen.optimizer)
+    before = weights_of(net)
+
+    class NotFinite(MultiBoxLoss):
+        def terms(self, *arguments):
+            return {name: term * float("nan") for name, term in super().terms(*arguments).items()}
+
+    assert np.isnan(list(update(NotFinite(config), made_up_batch(range(4)), 0.1).values())).all()
+    assert all(np.array_equal(value, before[name]) for name, value in weights_of(net).items())
+
+
 def test_half_precision_on_a_cpu_is_a_warning(caplog):
     with caplog.at_level(logging.WARNING):
         assert amp_type(True, "cpu") is None and "--amp has no effect" in caplog.text

@@ -134,6 +134,14 @@ def test_saved_config_beside_the_weights(tmp_path):
         W.saved_config(str(path))
 
 
+def test_the_config_inside_comes_before_one_beside(tmp_path):
+    """The other may be of a training of the same name."""
+    path = str(tmp_path / "net_54_800000.safetensors")
+    W.save_safetensors(path, {"a": np.ones(2, np.float32)}, {"name": "inside"})
+    (tmp_path / "net_54_800000.json").write_text(json.dumps({"config": {"name": "beside"}}))
+    assert W.saved_config(path) == {"name": "inside"}
+
+
 class Malicious:
     def __init__(self, path):
         self.path = path

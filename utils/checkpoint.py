@@ -64,12 +64,16 @@ def name_of_config(path):
 
 
 def list_checkpoints(folder, config_name):
-    """(Name, path of the .pdparams) of a config's checkpoints, oldest iteration first."""
+    """(Name, path of the .pdparams) of a config's checkpoints, oldest iteration first.
+
+    Weights without optimizer state, such as converted ones, are no checkpoint.
+    """
     found = []
     for file in os.listdir(folder) if os.path.isdir(folder) else []:
         name = parse_name(file) if file.endswith(".pdparams") else None
-        if name is not None and name.config == config_name:
-            found.append((name, os.path.join(folder, file)))
+        path = os.path.join(folder, file)
+        if name is not None and name.config == config_name and os.path.exists(os.path.splitext(path)[0] + ".pdopt"):
+            found.append((name, path))
     return sorted(found, key=lambda item: (item[0].iteration, item[0].interrupt))
 
 

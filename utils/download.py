@@ -28,6 +28,7 @@ PAUSES = (1.0, 3.0, 9.0)  # seconds before each new attempt; then the download f
 CHUNK = 2 ** 18  # bytes read at once, and the least that counts as progress between two failures
 USER_AGENT = "yolact-paddle"
 
+
 class DownloadError(UserError):
     """A file that cannot be fetched; the message says from where, and where to put it by hand."""
 

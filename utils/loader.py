@@ -94,10 +94,11 @@ _worker_job = None  # (dataset, collate, seed, expected) of a worker process; in
 
 
 def _start_worker(job, parent):
-    """Prepare a worker: Ctrl-C is the parent's affair, OpenCV has one thread, it ends with the parent."""
+    """Prepare a worker: Ctrl-C and SIGTERM are the parent's affair, OpenCV has one thread, it ends with the parent."""
     global _worker_job
     _worker_job = job
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
 
     def watch():
@@ -165,12 +166,13 @@ class BatchLoader:
     def _stream_from_workers(self, plan):
         if self._pool is None:
             self._pool = self._start_pool()
-        pending = collections.deque()
+        pending, workers = collections.deque(), []
         try:
             while True:
                 room = BATCHES_AHEAD_PER_WORKER * self._num_workers - len(pending)
                 for epoch, position, indices in itertools.islice(plan, room):
                     pending.append((epoch, position, indices, self._pool.submit(_work, epoch, indices)))
+                workers = list((self._pool._processes or {}).values())  # gone from there once the pool is broken
                 epoch, position, _, future = pending[0]
                 batch, problem = future.result()
                 pending.popleft()
@@ -178,6 +180,8 @@ class BatchLoader:
                     raise LoaderError(problem)
                 yield epoch, position, batch
         except BrokenProcessPool as error:
+            for process in workers:  # they ignore the pool's SIGTERM
+                process.kill()
             self._pool = None
             at_work = [index for _, _, indices, _ in itertools.islice(pending, self._num_workers) for index in indices]
             ids = getattr(self._job[0], "ids", None)

@@ -46,8 +46,11 @@ def released_weights(name, folder, bar=True):
         DownloadError: for an unknown name, and as `download`.
     """
     if name == PASCAL:
+        path = os.path.join(folder, f"{name}_54_120000.pth")
+        if os.path.exists(path):
+            return path
         raise DownloadError(f"the Pascal network {name} has no address to download from: get it by hand from the "
-                            f"README of https://github.com/dbolya/yolact and put it into {folder}")
+                            f"README of https://github.com/dbolya/yolact and put it at {path}, or pass its path")
     if name not in RELEASED:
         raise DownloadError(f"there is no released network {name!r}; there are {', '.join(RELEASED)}")
     url, file_name = RELEASED[name]

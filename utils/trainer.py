@@ -30,7 +30,10 @@ class Trainer:
     def __init__(self, args, config, update, criteria, schedule, batches_per_epoch, measure=None, resumed=None):
         self.args, self.config, self.update, self.schedule = args, config, update, schedule
         self.criteria, self.batches_per_epoch, self.measure = criteria, batches_per_epoch, measure
-        self.previous, state = resumed or (None, {})  # path of the last checkpoint of this training
+        path, state = resumed or (None, {})
+        # Path of the last checkpoint of this training, if it is where the next one goes.
+        folders = [os.path.abspath(folder) for folder in (os.path.dirname(path or ""), args.save_folder)]
+        self.previous = path if folders[0] == folders[1] else None
         self.best = state.get("best")  # {"AP": highest mask AP, "iteration": its iteration}
         self.meter = Meter()
         self.log = self.curves = None

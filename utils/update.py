@@ -64,6 +64,8 @@ class Update:
 
     def __init__(self, net, optimizer, parts=1, amp=None, average=None):
         self.net, self.optimizer, self.parts, self.amp, self.average = net, optimizer, parts, amp, average
+        self.statistics = [tensor for name, tensor in net.state_dict().items()
+                           if name.endswith(("._mean", "._variance"))]
         self.learnt = [parameter for parameter in net.parameters() if not parameter.stop_gradient]
         # bfloat16 has the range of float32 and needs no scaling.
         self.scaler = paddle.amp.GradScaler(init_loss_scaling=1024.0) if amp == "float16" else None
@@ -77,10 +79,14 @@ class Update:
 
         Returns: dict of the batch's loss terms over all ranks, floats, taken before the step.
         """
+        before = [tensor.clone() for tensor in self.statistics]
         losses = self._accumulate(criterion, batch, key)
         if all(map(math.isfinite, losses.values())):  # the same on every rank
             ranks.add_gradients(self.learnt)
             self._step(lr)
+        else:  # the forward pass has already let the batch into batch norm's statistics
+            for tensor, value in zip(self.statistics, before):
+                tensor.set_value(value)
         self.optimizer.clear_grad()
         return losses
 

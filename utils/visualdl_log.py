@@ -39,7 +39,7 @@ class VisualDLLog:
     is taken out. A thread writes every point at once, so a killed run loses at most the last ``INTERVAL`` iterations.
 
     Args:
-        folder: one for each config, e.g. ``logs/vdl/yolact_base``; made if missing.
+        folder: one for each config, e.g. ``logs/yolact_base``; made if missing.
         session: number of the JSON log's session (``Log.session``), which names the sub folder of a new training.
             One that is taken already is counted up, so without a JSON log 0 will do.
 

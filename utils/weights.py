@@ -119,7 +119,11 @@ def as_float32(array):
 
 
 def saved_config(path):
-    """Config dict saved with the weights (the ``.json`` beside them, or safetensors metadata), or None."""
+    """Config dict saved with the weights (safetensors metadata, or the ``.json`` beside them), or None."""
+    if os.path.exists(path) and tell_container(path) == "safetensors":
+        config = safetensors_config(path)
+        if config is not None:  # before a .json, which may be of a training's checkpoint of the same name
+            return config
     beside = os.path.splitext(path)[0] + ".json"
     if os.path.exists(beside):
         try:
@@ -128,8 +132,6 @@ def saved_config(path):
         except (OSError, ValueError) as error:
             raise WeightsError(f"{beside} is damaged ({error}); remove it and pass --config") from error
         return content.get("config") if isinstance(content, dict) else None
-    if os.path.exists(path) and tell_container(path) == "safetensors":
-        return safetensors_config(path)
     return None
 
 
