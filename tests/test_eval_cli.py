@@ -425,7 +425,7 @@ def test_weights_that_cannot_be_used_are_refused(trained, tmp_path):
     shutil.copyfile(str(trained), str(tmp_path / "yolact_base_1_2.pdparams"))
     shutil.copyfile(str(trained), str(tmp_path / "bad.pdparams"))
     (tmp_path / "bad.json").write_text('{"config": {"no_such_key": 1}}')
-    (tmp_path / "torn.pdparams").write_bytes(b"")
+    shutil.copyfile(str(trained), str(tmp_path / "torn.pdparams"))
     (tmp_path / "torn.json").write_text("{")
     for name, words in {
             "nowhere.pdparams": ["no file .*nowhere.pdparams", "--trained_model"],
