@@ -1,13 +1,13 @@
 """From detections to masks and pixel boxes of the original picture (Sec. 3.3)."""
 from typing import Any, NamedTuple
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 
 from layers.box_utils import crop, sanitize_coordinates
 
-# Upsampled floats alive at once: 128 MiB. The masks themselves take a byte a pixel each.
-MAX_UPSAMPLED = 1 << 25
+STRIP = 1 << 16  # pixels that are enlarged at once, as floats: they stay in the processor's cache
 
 
 def assemble_masks(proto, coeffs, boxes, crop_masks=True):
@@ -22,44 +22,89 @@ def assemble_masks(proto, coeffs, boxes, crop_masks=True):
     return crop(masks, boxes) if crop_masks else masks
 
 
-def upsample_masks(masks, width, height):
-    """Bilinear to the picture, then threshold at 0.5. [h, w, D] float -> bool [D, height, width], in bounded memory."""
-    masks = masks.transpose([2, 0, 1]).unsqueeze(0)
-    step = max(1, MAX_UPSAMPLED // (width * height))
-    parts = [F.interpolate(masks[:, i:i + step], size=[height, width], mode="bilinear", align_corners=False) > 0.5
-             for i in range(0, masks.shape[1], step)]
-    return paddle.concat(parts, axis=1).squeeze(0)
+def _samples(start, stop, size, small_size):
+    """Where the pixels start..stop of a side of `size` lie between the samples of a side of `small_size`.
+
+    Returns: the sample before each pixel, the one behind it, and how much of that one, as bilinear interpolation has
+    it without aligned corners.
+    """
+    place = (np.arange(start, stop, dtype=np.float32) + np.float32(0.5)) * np.float32(small_size / size)
+    place = np.maximum(place - np.float32(0.5), 0)
+    before = np.minimum(place.astype(np.int64), small_size - 1)
+    return before, np.minimum(before + 1, small_size - 1), place - before
 
 
-def paste_masks(masks, boxes, width, height):
-    """Masks predicted pixel by pixel into their boxes: bilinear to the box's size, then threshold at 0.5.
+def _reach(samples, size, small_size):
+    """First and last (exclusive) pixel of a side of `size` that lies next to one of the rising `samples`."""
+    first, last = ((sample + 0.5) * size / small_size - 0.5 for sample in (samples[0] - 1, samples[-1] + 1))
+    return max(0, int(first) - 1), min(size, int(last) + 2)
+
+
+class PictureMasks:
+    """Masks of one picture in the network's resolution; each is enlarged, bilinearly, then cut at 0.5, when asked for.
+
+    Only the part is enlarged that can be over 0.5, which is next to the samples over 0.5: the result is that of
+    enlarging everything, and a hundred masks of a huge picture need the memory of the one in hand.
 
     Args:
-        masks: [D, S, S] in 0..1. boxes: int64 [D, 4] pixels of the picture.
-
-    Returns: bool [D, height, width], in bounded memory.
+        small: float32 [D, h, w] in 0..1.
+        height, width: of the picture, in pixels.
+        regions: int [D, 4], the pixel boxes that the masks fill (mask_type "direct"); None: the whole picture.
     """
-    step = max(1, MAX_UPSAMPLED // (2 * width * height))
-    x, y = paddle.arange(width, dtype="float32"), paddle.arange(height, dtype="float32").unsqueeze(1)
-    parts = []
-    for i in range(0, masks.shape[0], step):
-        x1, y1, x2, y2 = (edge.reshape([-1, 1, 1]) for edge in boxes[i:i + step].astype("float32").unbind(axis=1))
-        inside = (x >= x1).logical_and(x < x2).logical_and((y >= y1).logical_and(y < y2))
-        # Where each pixel's centre lies in its box, -1..1.
-        columns = 2 * (x + 0.5 - x1) / (x2 - x1).clip(min=1) - 1
-        rows = 2 * (y + 0.5 - y1) / (y2 - y1).clip(min=1) - 1
-        grid = paddle.stack([columns.expand(inside.shape), rows.expand(inside.shape)], axis=-1).clip(-2, 2)
-        values = F.grid_sample(masks[i:i + step].unsqueeze(1), grid, padding_mode="border", align_corners=False)
-        parts.append((values.squeeze(1) > 0.5).logical_and(inside))
-    return paddle.concat(parts)
+
+    def __init__(self, small, height, width, regions=None):
+        self.small = small
+        self.height = height
+        self.width = width
+        self.regions = regions
+
+    def __len__(self):
+        return len(self.small)
+
+    def __getitem__(self, chosen):
+        """Those of an index array or a slice, as PictureMasks."""
+        regions = None if self.regions is None else self.regions[chosen]
+        return PictureMasks(self.small[chosen], self.height, self.width, regions)
+
+    def window(self, index):
+        """The part of one mask outside of which it is empty.
+
+        Returns: (x, y, bool [rows, columns]), x and y the pixel of its upper left corner; [0, 0] for an empty mask.
+        """
+        small = self.small[index]
+        left, top, right, bottom = (0, 0, self.width, self.height) if self.regions is None else self.regions[index]
+        over = small > 0.5
+        rows, columns = np.flatnonzero(over.any(axis=1)), np.flatnonzero(over.any(axis=0))
+        if not len(rows) or right <= left or bottom <= top:
+            return 0, 0, np.zeros((0, 0), bool)
+        y1, y2 = _reach(rows, bottom - top, small.shape[0])
+        x1, x2 = _reach(columns, right - left, small.shape[1])
+        before, behind, share = _samples(y1, y2, bottom - top, small.shape[0])
+        share = share[:, np.newaxis]
+        lines = small[before] * (1 - share) + small[behind] * share
+        before, behind, share = _samples(x1, x2, right - left, small.shape[1])
+        window = np.empty((y2 - y1, x2 - x1), bool)
+        step = max(1, STRIP // (x2 - x1))
+        for start in range(0, len(window), step):
+            strip = lines[start:start + step]
+            window[start:start + step] = strip[:, before] * (1 - share) + strip[:, behind] * share > 0.5
+        return int(left + x1), int(top + y1), window
+
+    def numpy(self):
+        """All of them: bool [D, height, width]."""
+        masks = np.zeros((len(self), self.height, self.width), bool)
+        for index, mask in enumerate(masks):
+            x, y, window = self.window(index)
+            mask[y:y + window.shape[0], x:x + window.shape[1]] = window
+        return masks
 
 
 class Detections(NamedTuple):
     """What was found in one picture, by falling score (of the box); tensors, or ndarrays after `numpy()`.
 
     classes: int64 [D], 0-based without background. scores: float32 [D]. boxes: int64 [D, 4], x1, y1, x2, y2 in pixels.
-    masks: bool [D, height, width], or None without a mask branch. mask_scores: float32 [D], those of the masks: the
-    same as scores unless the network re-scores masks.
+    masks: PictureMasks, or None without a mask branch. mask_scores: float32 [D], those of the masks: the same as scores
+    unless the network re-scores masks.
     """
 
     classes: Any
@@ -69,8 +114,8 @@ class Detections(NamedTuple):
     mask_scores: Any
 
     def numpy(self):
-        """The same as ndarrays."""
-        return Detections(*(None if part is None else part.numpy() for part in self))
+        """The same as ndarrays; the masks stay PictureMasks."""
+        return Detections(*(part.numpy() if isinstance(part, paddle.Tensor) else part for part in self))
 
     def best(self, count, threshold):
         """Of ndarrays, the `count` (None: all) with the highest scores above a threshold, by falling score."""
@@ -103,7 +148,8 @@ def postprocess(detection, width, height, score_threshold=0.0, crop_masks=True, 
         classes, scores, boxes, coeffs = (x.index_select(keep) if keep.shape[0] else x[:0]
                                           for x in (classes, scores, boxes, coeffs))
     if scores.shape[0] == 0:
-        masks = paddle.zeros([0, height, width], "bool") if "proto" in detection or direct_masks else None
+        has_masks = "proto" in detection or direct_masks
+        masks = PictureMasks(np.zeros((0, 1, 1), np.float32), height, width) if has_masks else None
         return Detections(classes, scores, boxes.astype("int64"), masks, scores)
 
     x1, x2 = sanitize_coordinates(boxes[:, 0], boxes[:, 2], width)
@@ -114,8 +160,8 @@ def postprocess(detection, width, height, score_threshold=0.0, crop_masks=True, 
         small_masks = assemble_masks(detection["proto"], coeffs, boxes, crop_masks)
         if maskiou_net is not None:
             mask_scores = scores * maskiou_net.of_class(small_masks, classes)
-        masks = upsample_masks(small_masks, width, height)
+        masks = PictureMasks(small_masks.transpose([2, 0, 1]).numpy(), height, width)
     elif direct_masks:
         side = round(coeffs.shape[1] ** 0.5)
-        masks = paste_masks(coeffs.reshape([-1, side, side]), pixel_boxes, width, height)
+        masks = PictureMasks(coeffs.reshape([-1, side, side]).numpy(), height, width, pixel_boxes.numpy())
     return Detections(classes, mask_scores if rescore_bbox else scores, pixel_boxes, masks, mask_scores)

@@ -16,16 +16,16 @@ from backbone import build_backbone
 from data.coco import COCODetection, Sample, collate, fitted
 from data.config import MEANS, STD, get_config
 from data.config_types import DELAYED_KEYS, ConfigError
-from eval import Predictor
-from layers import ablation_losses, losses, output_utils
+from layers import ablation_losses, losses
 from layers.detection import CLASS_SCORES, Detect
 from layers.heads import initial_conf_bias
 from layers.mask_iou_net import FastMaskIoUNet
 from layers.matching import match
 from layers.multibox_loss import FOCAL_LOSSES, MultiBoxLoss, criteria
-from layers.output_utils import Detections, paste_masks, postprocess
+from layers.output_utils import Detections, PictureMasks, postprocess
 from layers.protonet import ProtoNet
 from utils.augmentations import SSDAugmentation, base_transform, build_augmentation, input_size
+from utils.predictor import Predictor
 from yolact import Yolact, build_detect
 
 TINY = {"max_size": 48, "fpn": {"num_features": 16}, "backbone": {"args": ([1, 1, 1], None, 1, 8)},
@@ -494,19 +494,11 @@ def test_direct_masks_are_resized_into_their_boxes(side):
     """At the border, a pixel large or wide, and empty ones; enlarged and reduced."""
     masks = np.random.RandomState(0).rand(len(PASTED), side, side).astype("float32")
     expected = pasted_with_opencv(masks, PASTED, 40, 30)
-    ours = paste_masks(*tensors(masks, PASTED), 40, 30).numpy()
+    ours = PictureMasks(masks, 30, 40, PASTED).numpy()
     assert ours.shape == (len(PASTED), 30, 40) and ours.dtype == bool
     certain = np.abs(expected - 0.5) > 1e-4
     np.testing.assert_array_equal(ours[certain], (expected > 0.5)[certain])
     assert certain.mean() > 0.99 and not ours[6:9].any() and ours[:4].any(axis=(1, 2)).sum() >= 3
-
-
-@pytest.mark.parametrize("limit", [1, 2 * 3 * 40 * 30, 2 * 4 * 40 * 30])
-def test_pasting_in_parts_equals_the_whole(limit, monkeypatch):
-    masks = np.random.RandomState(0).rand(len(PASTED), 6, 6)
-    whole = paste_masks(*tensors(masks, PASTED), 40, 30).numpy()
-    monkeypatch.setattr(output_utils, "MAX_UPSAMPLED", limit)
-    np.testing.assert_array_equal(paste_masks(*tensors(masks, PASTED), 40, 30).numpy(), whole)
 
 
 def test_best_sorts_cuts_and_thresholds():
@@ -540,7 +532,7 @@ def test_a_mask_iou_net_re_scores_masks_and_on_request_boxes(detection, rescore_
     assert len(np.unique(estimates)) > 3 and (plain.mask_scores == plain.scores).all()
     np.testing.assert_allclose(ours.mask_scores, rescored, rtol=0, atol=1e-5)
     np.testing.assert_array_equal(ours.scores, ours.mask_scores if rescore_bbox else plain.scores)
-    np.testing.assert_array_equal(ours.masks, plain.masks)
+    np.testing.assert_array_equal(ours.masks.numpy(), plain.masks.numpy())
 
 
 def test_the_threshold_is_on_scores_before_re_scoring(detection):
@@ -698,7 +690,7 @@ def test_the_option_works_in_a_whole_network(case, demo_data):
     assert unmoved(net) == last
     net.eval()
     picture = np.random.RandomState(0).randint(0, 256, [40, 56, 3]).astype("uint8")
-    assert_detections(Predictor(net, config)(picture), 40, 56)
+    assert_detections(Predictor(net, config).detect(picture), 40, 56)
 
 
 def assert_detections(found, height, width):
@@ -728,7 +720,7 @@ def test_masks_that_are_not_cropped_reach_out_of_their_boxes():
     net.eval()
     for parameter in net.prediction_layers[0].mask_layer.parameters():
         parameter.set_value(paddle.abs(parameter) + 0.1)  # every mask fills what it may
-    whole, cropped = Predictor(net, config)(picture), Predictor(net, tiny())(picture)
+    whole, cropped = (Predictor(net, each).detect(picture) for each in (config, tiny()))
     assert whole.masks.mean() > 0.9 > cropped.masks.mean()
 
 

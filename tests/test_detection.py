@@ -1,14 +1,15 @@
 """From network outputs to masks: the three kinds of NMS and postprocess, against the original's."""
 import json
 
+import cv2
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 import parity
 import pytest
 
-from layers import output_utils
 from layers.detection import Detect
-from layers.output_utils import assemble_masks, postprocess, upsample_masks
+from layers.output_utils import PictureMasks, assemble_masks, postprocess
 
 WIDTH, HEIGHT = parity.PICTURE_SIZE
 
@@ -61,6 +62,7 @@ def test_postprocess_equals_the_original(figures, mode, threshold):
     detection = parity.in_golden_order(config_name, mode, golden)
     found = postprocess(detection, WIDTH, HEIGHT, threshold, maskiou_net=parity.forward(config_name).maskiou_net)
     classes, scores, boxes, masks, mask_scores = found.numpy()
+    masks = masks.numpy()
     np.testing.assert_array_equal(classes, stored["class"])
     np.testing.assert_allclose(scores, stored["score"], rtol=0, atol=1e-4)
     np.testing.assert_allclose(mask_scores, stored.get("mask_score", stored["score"]), rtol=0, atol=1e-4)
@@ -341,18 +343,38 @@ def test_masks_are_the_sigmoid_of_the_combination_inside_the_box():
 
 
 def test_upsampling_is_bilinear_then_above_one_half():
-    masks = paddle.to_tensor(np.array([[0.0, 1.0]], "float32")[..., None])  # 1 x 2, one mask
-    found = upsample_masks(masks, 8, 3).numpy()
     # Values 0, 0, 1/8, 3/8, 5/8, 7/8, 1, 1: no corner alignment.
+    found = PictureMasks(np.array([[[0.0, 1.0]]], "float32"), 3, 8).numpy()
     np.testing.assert_array_equal(found, np.tile([False] * 4 + [True] * 4, (1, 3, 1)))
-    even = paddle.to_tensor(np.array([[0.5, 0.5]], "float32")[..., None])
-    assert not upsample_masks(even, 8, 3).numpy().any()
+    assert not PictureMasks(np.array([[[0.5, 0.5]]], "float32"), 3, 8).numpy().any()
 
 
-@pytest.mark.parametrize("limit", [1, 70 * 50, 3 * 70 * 50, 70 * 50 * 1000])
-def test_chunked_upsampling_equals_the_whole(detection, monkeypatch, limit):
-    whole = postprocess(detection, 70, 50)[3].numpy()
-    assert len(whole) % 3  # the last chunk is not full
-    monkeypatch.setattr(output_utils, "MAX_UPSAMPLED", limit)
-    np.testing.assert_array_equal(postprocess(detection, 70, 50)[3].numpy(), whole)
-    assert whole.any() and not whole.all()
+@pytest.mark.parametrize("height, width", [(480, 640), (50, 70), (20, 600), (1200, 40), (7, 5), (2, 2)])
+@pytest.mark.parametrize("side", [(138, 138), (16, 16), (5, 9)])
+def test_enlarging_a_window_equals_enlarging_everything(side, height, width):
+    """Smooth and rough masks, small ones in the middle, in corners, at edges, all over, and empty ones."""
+    random = np.random.RandomState(0)
+    small = np.stack([cv2.GaussianBlur(random.rand(*side), (0, 0), sigma) for sigma in (0.5, 1, 2, 4)] * 3)
+    small = ((small - small.min()) / (small.max() - small.min())).astype("float32")
+    small[4:6, 2:, :3] = 0
+    small[6:8, :, :-1] = 0
+    small[8, :-1], small[9], small[10] = 0, 0, 1
+    plain = F.interpolate(paddle.to_tensor(small[None]), size=[height, width], mode="bilinear", align_corners=False)
+    ours, values = PictureMasks(small, height, width).numpy(), plain[0].numpy()
+    certain = np.abs(values - 0.5) > 1e-5
+    np.testing.assert_array_equal(ours[certain], (values > 0.5)[certain])
+    assert certain.mean() > 0.99 and ours.dtype == bool and not ours[9].any() and ours[10].all()
+
+
+def test_windows_are_small_and_chosen_masks_are_the_same():
+    small = np.zeros((3, 138, 138), "float32")
+    small[0, 10:14, 20:30], small[2, 0, 0] = 1, 1
+    masks = PictureMasks(small, 6000, 8000)
+    x, y, window = masks.window(0)
+    assert window.size < 400 * 900 and (x, y) <= (20 / 138 * 8000, 10 / 138 * 6000) and window.any()
+    assert masks.window(1)[2].shape == (0, 0)
+    for chosen, expected in [([2, 0], [2, 0]), (slice(1, None), [1, 2]), (np.array([True, False, False]), [0])]:
+        part = masks[chosen]
+        assert len(part) == len(expected)
+        for index, number in enumerate(expected):
+            np.testing.assert_array_equal(part.window(index)[2], masks.window(number)[2])

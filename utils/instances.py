@@ -1,0 +1,139 @@
+"""What was found in one picture, for people and files: classes, scores, boxes, masks, polygons, run lengths.
+
+Shapes: D detections, H W of the picture. Boxes and polygons are pixels of the picture.
+"""
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from pycocotools import mask as mask_utils
+
+
+class Instances:
+    """The objects found in one picture, by falling score.
+
+    Args:
+        classes: int [D], from 0 without background; a negative one is a crowd of the ground truth.
+        scores: float [D]; None for ground truth.
+        boxes: [D, 4], x1, y1, x2, y2 in pixels.
+        masks: bool [D, H, W]; or an object with `len`, `window`, `numpy` and indexing, such as
+            layers.output_utils.PictureMasks, which makes them when asked; or None.
+        class_names: names by class index; None takes the numbers.
+        height, width: of the picture, in pixels.
+        mask_scores: float [D] of a network that re-scores its masks; None: as `scores`.
+
+    Attributes: classes, scores, boxes, height, width, mask_scores as above.
+    """
+
+    def __init__(self, classes, scores, boxes, masks, class_names, height, width, mask_scores=None):
+        self.classes = np.asarray(classes, np.int64)
+        self.scores = None if scores is None else np.asarray(scores)
+        self.boxes = np.asarray(boxes).reshape(-1, 4)
+        self.mask_scores = self.scores if mask_scores is None else np.asarray(mask_scores)
+        self.height = height
+        self.width = width
+        self._class_names = class_names
+        self._masks = masks
+
+    def __len__(self):
+        return len(self.classes)
+
+    def __getitem__(self, chosen):
+        """Some of them: a slice such as [:5], a list of indices, or a bool array such as found.scores > 0.5."""
+        chosen = chosen if isinstance(chosen, slice) else np.asarray(chosen)
+        if not isinstance(chosen, slice) and chosen.dtype != bool:
+            chosen = chosen.astype(np.int64).reshape(-1)  # an empty list is an array of floats
+        parts = [None if part is None else part[chosen]
+                 for part in (self.classes, self.scores, self.boxes, self._masks, self.mask_scores)]
+        return Instances(*parts[:4], self._class_names, self.height, self.width, parts[4])
+
+    def __repr__(self):
+        lines = [f"{len(self)} objects in {self.width} x {self.height} pixels"]
+        widest = max(map(len, self.names), default=0)
+        for index, (name, box) in enumerate(zip(self.names, self.boxes.tolist())):
+            score = "" if self.scores is None else f"{self.scores[index]:.3f}  "
+            lines.append(f"  {name:{widest}s}  {score}box {box}")
+        return "\n".join(lines)
+
+    @property
+    def names(self):
+        """Class names: list of D str."""
+        if self._class_names is None:
+            return [str(number) for number in self.classes.tolist()]
+        return ["crowd" if number < 0 else self._class_names[number] for number in self.classes.tolist()]
+
+    @property
+    def has_masks(self):
+        """Whether the network, or the data set, has masks."""
+        return self._masks is not None
+
+    @property
+    def masks(self):
+        """All masks, bool [D, H, W], a byte a pixel and made anew at each access (`mask` makes one); or None."""
+        if self._masks is None or isinstance(self._masks, np.ndarray):
+            return self._masks
+        return self._masks.numpy()
+
+    def mask(self, index):
+        """One mask: bool [H, W]."""
+        x, y, window = self.window(index)
+        mask = np.zeros((self.height, self.width), bool)
+        mask[y:y + window.shape[0], x:x + window.shape[1]] = window
+        return mask
+
+    def window(self, index):
+        """The part of a mask outside of which it is empty: (x, y of its upper left pixel, bool [rows, columns])."""
+        if not isinstance(self._masks, np.ndarray):
+            return self._masks.window(index)
+        mask = self._masks[index]
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        if not len(rows):
+            return 0, 0, np.zeros((0, 0), bool)
+        return int(columns[0]), int(rows[0]), mask[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+
+    def rle(self):
+        """Masks as compressed COCO run lengths: list of D dicts {"size": [H, W], "counts": str}, ready for json."""
+        return [encode_window(*self.window(index), self.height, self.width) for index in range(len(self))]
+
+    def polygons(self):
+        """Outlines of the masks along pixel edges, as COCO has them: list of D lists of [x, y, x, y, ...].
+
+        An object in several parts has several outlines; holes are filled, as a COCO polygon has none.
+        """
+        return [_outlines(*self.window(index)) for index in range(len(self))]
+
+
+def encode_window(x, y, window, height, width):
+    """Compressed COCO RLE of a mask that is empty outside a window.
+
+    Args:
+        x, y: upper left pixel of the window. window: bool [rows, columns]. height, width: of the whole mask.
+
+    Returns:
+        {"size": [height, width], "counts": ASCII str}, the same as pycocotools' encode makes of the whole mask.
+    """
+    # Where the value changes, column by column, a column beginning and ending with 0.
+    columns = np.zeros((window.shape[1], window.shape[0] + 2), bool)
+    columns[:, 1:-1] = window.T
+    column, row = np.nonzero(columns[:, 1:] != columns[:, :-1])
+    edges = (x + column) * height + y + row
+    # A run that goes on from the bottom of a column at the top of the next is one run.
+    meets = np.flatnonzero(edges[1:] == edges[:-1])
+    edges = np.delete(edges, np.concatenate((meets, meets + 1)))
+    counts = np.diff(edges, prepend=0, append=height * width)
+    if len(counts) > 1 and counts[-1] == 0:
+        counts = counts[:-1]
+    rle = mask_utils.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
+
+
+def _outlines(x, y, window):
+    """Polygons around the parts of a window's mask."""
+    # Contours run through the pixels' centres. At twice the size those of the border pixels' outer halves tell which
+    # edge is meant: an even coordinate is the left or upper one, an odd one the right or lower one.
+    doubled = window.repeat(2, axis=0).repeat(2, axis=1).astype(np.uint8)
+    if not doubled.any():
+        return []
+    contours = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[-2]
+    outlines = [(contour[:, 0] + 1) // 2 + [x, y] for contour in contours]
+    return [points[(points != np.roll(points, 1, axis=0)).any(axis=1)].reshape(-1).tolist() for points in outlines]
