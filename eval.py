@@ -1,50 +1,63 @@
-"""Evaluate YOLACT: COCO metrics, COCO result files, or pictures with detections.
+"""Evaluate YOLACT: COCO metrics and a report, COCO result files, pictures and video with what was detected.
 
     python eval.py --trained_model=weights/yolact_base_54_800000.pdparams
     python eval.py --trained_model=... --output_coco_json --dataset=coco2017_testdev_dataset
     python eval.py --trained_model=... --image=in.jpg:out.png
     python eval.py --trained_model=... --images=in_folder:out_folder
+    python eval.py --trained_model=... --video=in.mp4:out.mp4
+
+In a program: utils.predictor.load_predictor.
 """
 import argparse
+import contextlib
 import functools
 import logging
 import os
 import sys
-import time
 
 # Before paddle: this sets what paddle reads at its import.
-from utils.runtime import UserError, seed_everything, select_device, set_threads, set_up_messages, str2bool
+from utils.runtime import (
+    UserError,
+    seed_everything,
+    seed_number,
+    select_device,
+    set_threads,
+    set_up_messages,
+    str2bool,
+)
 
 # isort: split
-import numpy as np
 import paddle
 from tqdm import tqdm
 
 from data.coco import COCODetection, image_order
-from data.config import COLORS, MEANS, STD, ConfigError, apply_overrides, cfg, get_config, set_cfg, set_dataset
+from data.config import COLORS, MEANS, STD, ConfigError, apply_overrides, cfg, make_config, set_dataset
 from data.images import DatasetError, read_image
-from layers.output_utils import postprocess
 from utils import ranks
-from utils.augmentations import base_transform, build_augmentation
-from utils.checkpoint import check_writable, find, name_of_config, network_differences
-from utils.coco_results import CocoResults, evaluate_results, write_metrics
-from utils.pictures import folder_of_pictures, one_picture
-from utils.released import weights_file
-from utils.visualize import comparison_page, draw_detections, write_image
-from utils.weights import load_weights, read_weights, saved_config
-from yolact import Yolact, build_detect
+from utils.augmentations import build_augmentation
+from utils.checkpoint import check_writable, network_differences
+from utils.coco_results import CocoFormat, class_table, evaluate_results, write_json, write_metrics
+from utils.comparison import comparison_page
+from utils.exported import DESCRIPTION, load_exported, read_description
+from utils.instances import Instances
+from utils.lincomb import lincomb_figure
+from utils.overlap import Behind, ahead
+from utils.pictures import detect_files, folder_of_pictures, image_info, one_picture, picture_ids
+from utils.predictor import SHOWN_SCORE_THRESHOLD, SHOWN_TOP_K, Predictor, load_network, locate
+from utils.report import write_report
+from utils.result_journal import journals, open_journal, run_of, split_name, write_web_json, write_zip
+from utils.screen import open_window
+from utils.stopwatch import Stopwatch, time_picture
+from utils.video import VideoSource, run_video, video_in_out
+from utils.video_file import VideoFile
+from utils.visualize import write_image
 
 USER_ERRORS = (UserError, ConfigError, DatasetError, OSError)
 PAGE_PICTURES = 12
-DEMO_TOP_K, DEMO_SCORE_THRESHOLD = 15, 0.15
+MOST_NAMED = 20  # files that were written
 BENCHMARK_IMAGES = 20
-
-
-def seed_number(text):
-    """argparse type of --seed: what every generator takes."""
-    if not (text.isdigit() and int(text) < 2 ** 32):
-        raise argparse.ArgumentTypeError(f"{text!r} is no seed; write an integer from 0 to 4294967295")
-    return int(text)
+OBSOLETE = {"ap_data_file": "--output_folder keeps the detections while they are made, and --resume goes on from them",
+            "mask_proto_debug": "--display_lincomb=True draws the prototypes"}
 
 
 def parse_args(argv=None):
@@ -56,28 +69,38 @@ def parse_args(argv=None):
         help="weights of any format (.pdparams, .pth, .safetensors, .npz); a released network's name (yolact_base), "
              "which is downloaded into --save_folder; 'latest' or 'interrupt': the newest checkpoint of --config there "
              "(default: %(default)s)")
+    add("--exported_model", metavar="DIR", help="a folder that tools/export.py wrote, in place of --trained_model")
     add("--config", help="a config of data/config.py (default: the one saved with the weights, else the one "
                          "that their file is named after)")
     add("--dataset", help="a data set of data/config.py that replaces the config's")
     add("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
         help="change config keys, nested with dots: -o nms_thresh=0.4 dataset.valid_info=val.json")
     add("--save_folder", default="weights/", help="of 'latest' and 'interrupt' (default: %(default)s)")
+    add("--output_folder", default="results", help="folder of all results (default: %(default)s)")
     add("--cuda", type=str2bool, default=True, help="use a GPU if there is one (default: %(default)s)")
     add("--seed", type=seed_number, help="seed for --shuffle")
     add("--no_bar", action="store_true", help="no progress bar")
     _add_dataset_options(parser.add_argument_group("evaluation of a data set").add_argument)
     _add_detection_options(parser.add_argument_group("detection").add_argument)
-    _add_picture_options(parser.add_argument_group("pictures"))
+    _add_picture_options(parser.add_argument_group("pictures and video"))
+    for name, instead in OBSOLETE.items():
+        kind = {"action": "store_true"} if name == "mask_proto_debug" else {}
+        add(f"--{name}", help=f"accepted for old scripts: {instead}", **kind)
     return parser.parse_args(argv)
 
 
 def _add_dataset_options(add):
-    add("--output_coco_json", action="store_true", help="write detections as COCO result files")
-    add("--output_folder", default="results", help="folder of all results (default: %(default)s)")
+    add("--output_coco_json", action="store_true",
+        help="write detections as COCO result files, and the archive for COCO's server; of --images as well")
     add("--bbox_det_file", help="COCO box results (default: bbox_detections.json in --output_folder)")
     add("--mask_det_file", help="COCO mask results (default: mask_detections.json in --output_folder)")
+    add("--resume", action="store_true", help="go on with a run that was interrupted")
+    add("--classwise", action="store_true", help="print the AP of every class")
+    add("--no_report", dest="report", action="store_false", help="do not write report/index.html")
     add("--comparison", action="store_true",
         help=f"draw the first {PAGE_PICTURES} images beside their ground truth into predictions.png")
+    add("--output_web_json", action="store_true", help="write what the original's web viewer reads as well")
+    add("--web_det_path", default="web/dets/", help="folder of --output_web_json (default: %(default)s)")
     add("--max_images", type=int, default=-1, help="so many images at most; -1 all (default: %(default)s)")
     add("--shuffle", action="store_true", help="take the images in random order")
     add("--no_sort", action="store_true", help="take the images in the file's order, not by a hash")
@@ -91,149 +114,118 @@ def _add_detection_options(add):
     add("--detect", action="store_true", help="boxes only, without the mask branch")
     add("--no_crop", dest="crop", action="store_false", help="do not cut masks to their boxes")
     add("--score_threshold", type=float,
-        help=f"drop detections scored at or below (default: 0, for pictures {DEMO_SCORE_THRESHOLD})")
+        help=f"drop detections scored at or below (default: 0, for pictures and video {SHOWN_SCORE_THRESHOLD})")
     add("--top_k", type=int,
-        help=f"keep at most so many detections an image (default: all, for pictures {DEMO_TOP_K})")
+        help=f"keep at most so many detections an image (default: all, for pictures and video {SHOWN_TOP_K})")
 
 
 def _add_picture_options(group):
     which = group.add_mutually_exclusive_group()
     which.add_argument("--image", metavar="IN[:OUT]", help="one picture (OUT: else in --output_folder)")
-    which.add_argument("--images", metavar="IN:OUT", help="all pictures of a folder")
+    which.add_argument("--images", metavar="IN:OUT", help="all pictures of a folder and the folders in it")
+    which.add_argument("--video", metavar="IN[:OUT]",
+                       help="a video, or the number of a camera; without OUT it is shown in a window")
+    add = group.add_argument
+    add("--display", action="store_true", help="show each picture in a window (of the data set without --image(s))")
     for part in ("masks", "bboxes", "text", "scores"):
-        group.add_argument(f"--display_{part}", type=str2bool, default=True,
-                           help=f"draw {part} (default: %(default)s)")
+        add(f"--display_{part}", type=str2bool, default=True, help=f"draw {part} (default: %(default)s)")
+    add("--color_by", choices=("instance", "class"), default="instance",
+        help="what a colour stands for (default: %(default)s)")
+    add("--display_lincomb", type=str2bool, default=False,
+        help="draw how the best detection's mask is made of prototypes, beside the result (default: %(default)s)")
+    add("--video_multiframe", type=int, default=1, metavar="N",
+        help="frames that the network takes at once (default: %(default)s)")
+    add("--display_fps", action="store_true", help="draw the frame rate of the processing on the video")
+    add("--emulate_playback", action="store_true", help="write a video no faster than it would play")
+
+
+# --- what to evaluate -------------------------------------------------------------------------------------------
 
 
 def configure(args):
-    """Fill the global cfg: the config (named, saved with the weights, in their name), --dataset, then -o.
-
-    Returns the path of the weights.
-    """
-    path = args.trained_model
-    if args.config is not None:
-        set_cfg(args.config)
-    if path in ("latest", "interrupt"):
-        if args.config is None:
-            raise UserError(f"--trained_model={path} needs --config, to know whose it is; or name a file")
-        path = find(args.save_folder, path, cfg.name)
-    else:
-        path = weights_file(path, args.save_folder, get_config, bar=not args.no_bar)
-    saved = saved_config(path)
-    if args.config is None:
-        try:
-            set_cfg(saved or name_of_config(path))
-        except ConfigError as error:
-            source = "saved with" if saved else "in the name of"
-            raise UserError(f"the config {source} {path} cannot be used: {error}; pass --config") from error
-    if args.dataset is not None:
-        set_dataset(args.dataset)
-    apply_overrides(args.override)
+    """Fill the global cfg: the config of the weights, --dataset, then -o. Returns the path of the weights."""
+    path, config, saved = locate(args.trained_model, args.config, args.save_folder, not args.no_bar)
+    cfg.update_in_place(config)
+    _apply_options(args)
     if args.config is not None and saved is not None:
         for key, theirs, ours in network_differences(saved, cfg.to_dict()):
             logging.warning("%s was trained with %s=%s, and now it is %s", path, key, theirs, ours)
-    if args.detect:
-        cfg.eval_mask_branch = False
     return path
 
 
-def load_network(path, config):
-    """The network of a config with the weights of a file, in evaluation mode.
-
-    Raises:
-        WeightsError: the file cannot be read or does not fit the config.
-    """
-    net = Yolact(config)
-    weights = read_weights(path)
-    if not config.eval_mask_branch:
-        weights = {name: array for name, array in weights.items()
-                   if not name.startswith(("proto_net.", "maskiou_net."))}
-    load_weights(net, weights)
-    net.eval()
-    return net
+def configure_exported(args):
+    """Fill the global cfg from the description of an exported network, --dataset and -o. Returns its path."""
+    if args.config is not None:
+        raise UserError("--exported_model has its own config; leave --config out, or name --trained_model")
+    config = make_config(read_description(args.exported_model)["config"])
+    cfg.update_in_place(config)
+    _apply_options(args)
+    if (cfg.max_size, cfg.num_classes) != (config.max_size, config.num_classes):
+        raise UserError(f"the exported network is for {config.max_size} pixels and {config.num_classes - 1} classes, "
+                        f"not for {cfg.max_size} and {cfg.num_classes - 1}; export another one")
+    return os.path.join(args.exported_model, DESCRIPTION)
 
 
-class Predictor:
-    """Picture in, detections in pixels out: transform, network, detection and mask assembly.
-
-    Args:
-        net: Yolact in evaluation mode. config: its configuration.
-        use_fast_nms, cross_class_nms, crop, score_threshold, top_k: as the options; top_k None keeps all.
-        one_score: a network that re-scores masks gives boxes their scores too, as pictures show one score an object.
-    """
-
-    STAGES = ("transform", "network", "detection", "masks")
-
-    def __init__(self, net, config, use_fast_nms=True, cross_class_nms=False, crop=True, score_threshold=0.0,
-                 top_k=None, one_score=False):
-        self.net = net
-        self.transform = functools.partial(
-            base_transform, max_size=config.max_size, transform=config.backbone.transform, means=MEANS, std=STD,
-            preserve_aspect_ratio=config.preserve_aspect_ratio)
-        self.detect = build_detect(config, use_fast_nms, cross_class_nms)
-        maskiou_net = net.maskiou_net if config.rescore_mask else None
-        self.rescore_bbox = maskiou_net is not None and (one_score or config.rescore_bbox)
-        self.postprocess = functools.partial(
-            postprocess, score_threshold=score_threshold, crop_masks=crop and config.mask_proto_crop,
-            direct_masks=config.mask_type == "direct" and config.eval_mask_branch, maskiou_net=maskiou_net,
-            rescore_bbox=self.rescore_bbox)
-        self.score_threshold = score_threshold
-        self.top_k = top_k
-        self.seconds = dict.fromkeys(self.STAGES, 0.0)
-
-    @paddle.no_grad()
-    def __call__(self, image_bgr):
-        """image_bgr: uint8 [H, W, 3] -> layers.output_utils.Detections of ndarrays."""
-        height, width = image_bgr.shape[:2]
-        clock = [time.perf_counter()]
-        image = self.transform(image_bgr)
-        clock.append(time.perf_counter())
-        out = self.net(paddle.to_tensor(image[np.newaxis]))
-        clock.append(time.perf_counter())
-        detection = self.detect(out)[0]
-        if self.top_k is not None and not self.rescore_bbox:  # masks of the others need not be made
-            detection.update({key: detection[key][:self.top_k] for key in ("box", "class", "score", "mask")})
-        clock.append(time.perf_counter())
-        found = self.postprocess(detection, width, height).numpy()
-        if self.rescore_bbox:
-            found = found.best(self.top_k, self.score_threshold)
-        clock.append(time.perf_counter())
-        for stage, start, stop in zip(self.STAGES, clock, clock[1:]):
-            self.seconds[stage] += stop - start
-        return found
+def _apply_options(args):
+    if args.dataset is not None:
+        set_dataset(args.dataset)
+    apply_overrides(args.override)
+    if args.detect:
+        cfg.eval_mask_branch = False
 
 
-def evaluate(predictor, dataset, order, bar=True, keep=0):
-    """Detect in images of a data set.
+# --- data sets --------------------------------------------------------------------------------------------------
+
+
+def evaluate(predictor, dataset, order, results, bar=True):
+    """Detect in images of a data set. Reading is ahead of the network, encoding and writing behind it.
 
     Args:
         predictor: Predictor. dataset: COCODetection. order: positions in dataset.ids.
-        bar: show a progress bar. keep: keep so many images with their detections, for a page of pictures.
+        results: takes what is found, utils.coco_results.CocoResults or utils.result_journal.ResultJournal.
+        bar: show a progress bar.
 
     Returns:
-        (CocoResults, ids of the images, list of at most `keep` (position, detections)). An image that cannot
-        be read costs a warning; its objects count as missed. Several ranks share the images, and all get all results;
-        the images kept are those of the first rank.
+        positions of the images as evaluated (with several ranks, the first one's order). An image that cannot be read
+        costs a warning; its objects count as missed. Several ranks share the images, and all get all results.
     """
-    results = CocoResults(dataset.label_map)
-    kept = []
     order = ranks.gathered(order)[0]  # of a random order, that of the first rank
-    share = order[ranks.rank()::ranks.count()]
-    for position in tqdm(share, desc="Evaluating", unit="image", disable=not bar or ranks.rank() > 0,
-                         dynamic_ncols=True):
-        image = dataset.try_load_image(position)
-        if image is None:
-            continue
-        found = predictor(image)
-        results.add(dataset.ids[position], found.classes, found.boxes, found.scores, found.masks, found.mask_scores)
-        results.has_masks = found.masks is not None
-        if len(kept) < keep:
-            masks = np.zeros((len(found.classes), *image.shape[:2]), bool) if found.masks is None else found.masks
-            kept.append((position, (found.classes, found.scores, masks, found.boxes)))
-    image_ids = [dataset.ids[position] for position in order]
+    share = list(enumerate(order))[ranks.rank()::ranks.count()]
+    left = [(place, position) for place, position in share if place not in results.done]
+
+    def pictures():
+        for place, position in left:
+            image = dataset.try_load_image(position)
+            yield place, position, image, None if image is None else predictor.transform(image)
+
+    with Behind(results.add) as add, tqdm(
+            ahead(pictures()), total=len(share), initial=len(share) - len(left), desc="Evaluating", unit="image",
+            disable=not bar or ranks.rank() > 0, dynamic_ncols=True) as progress:
+        for place, position, image, prepared in progress:
+            found = None if image is None else predictor.detect_prepared([prepared], [image.shape[:2]])[0]
+            add(place, dataset.ids[position], found)
     if ranks.count() > 1:
-        results.merge(ranks.gathered(results.to_plain()), image_ids)
-    return results, image_ids, kept
+        results.merge(ranks.gathered(results.part()))
+    return order
+
+
+def first_pictures(dataset, order, results, most):
+    """The first images that can be read, with what was found in them.
+
+    Args:
+        dataset: COCODetection. order, results: as `evaluate` left them. most: so many images at most.
+
+    Returns: list of (position in dataset.ids, uint8 [H, W, 3] BGR, Instances).
+    """
+    coco_format, pictures = CocoFormat(dataset.label_map), []
+    for place, position in enumerate(order):
+        if len(pictures) == most:
+            break
+        image = dataset.try_load_image(position)
+        if image is not None:
+            found = coco_format.instances(results.of_place(place), dataset.class_names, *image.shape[:2])
+            pictures.append((position, image, found))
+    return pictures
 
 
 def load_validation_set():
@@ -252,121 +244,288 @@ def chosen_images(dataset, args, most=None):
     return order[:args.max_images] if args.max_images > 0 else order[:most]
 
 
-def evaluate_dataset(predictor, args):
-    """The command without --image(s): metrics, result files, a page of pictures."""
+def journal_of(args, path, label_map, has_masks, images):
+    """The journal of this run; `images` tells the images and their order, `path` is what decides the network."""
     check_writable(args.output_folder, "--output_folder")
+    options = ("fast_nms", "cross_class_nms", "detect", "crop", "score_threshold", "top_k")
+    run = run_of(path, cfg.to_dict(), images, {f"--{name}": getattr(args, name) for name in options})
+    return open_journal(args.output_folder, run, len(images), CocoFormat(label_map), has_masks, args.resume)
+
+
+def write_results(journal, args):
+    """The COCO result files; returns their paths."""
+    files = [args.bbox_det_file or os.path.join(args.output_folder, "bbox_detections.json")]
+    if journal.has_masks:
+        files.append(args.mask_det_file or os.path.join(args.output_folder, "mask_detections.json"))
+    journal.write(*files)
+    return files
+
+
+def evaluate_dataset(predictor, args, path):
+    """The command without pictures or video: metrics, report, result files."""
     dataset = load_validation_set()
     order = chosen_images(dataset, args)
-    keep = PAGE_PICTURES if args.comparison and dataset.has_gt else 0
-    results, image_ids, kept = evaluate(predictor, dataset, order, bar=not args.no_bar, keep=keep)
-    if ranks.rank() > 0:
-        return
-
-    written = []
-    if args.output_coco_json:
-        bbox_file = args.bbox_det_file or os.path.join(args.output_folder, "bbox_detections.json")
-        mask_file = args.mask_det_file or os.path.join(args.output_folder, "mask_detections.json")
-        results.write(bbox_file, mask_file if results.has_masks else None)
-        written += [bbox_file] + ([mask_file] if results.has_masks else [])
-    title = cfg.name
-    if dataset.has_gt:
-        metrics, text = evaluate_results(dataset.coco, results, image_ids)
-        print(text)
-        written.append(os.path.join(args.output_folder, "metrics.json"))
-        write_metrics(written[-1], metrics)
-        title += "".join(f"   {kind} AP {values['AP']:.3f}" for kind, values in metrics.items())
-    elif not args.output_coco_json:
-        print(f"{dataset.info_file} has no annotations, so there is nothing to measure; --output_coco_json "
-              "writes the detections for the test server")
-    if kept:
-        written.append(os.path.join(args.output_folder, "predictions.png"))
-        items = [{"image": dataset.load_image(position), "gt": dataset.ground_truth(position), "pred": found}
-                 for position, found in kept]
-        comparison_page(items, written[-1], title, cfg.dataset.class_names, COLORS)
+    with journal_of(args, path, dataset.label_map, predictor.has_masks,
+                    [dataset.ids[position] for position in order]) as journal:
+        order = evaluate(predictor, dataset, order, journal, not args.no_bar)
+        if ranks.rank() > 0:
+            return
+        image_ids = [dataset.ids[position] for position in order]
+        written, metrics = [], {}
+        if args.output_coco_json:
+            written += write_results(journal, args)
+            split = split_name(dataset.info_file)
+            written.append(write_zip(args.output_folder, written[-1], split, cfg.name))
+        if dataset.has_gt:
+            metrics, text = evaluate_results(dataset.coco, journal.lists(), image_ids)
+            print(text + (class_table(metrics) if args.classwise else ""))
+            written.append(os.path.join(args.output_folder, "metrics.json"))
+            write_metrics(written[-1], metrics)
+        elif not args.output_coco_json:
+            print(f"{dataset.info_file} has no annotations, so there is nothing to measure; --output_coco_json "
+                  "writes the detections for the test server")
+        names = class_names_by_category(dataset.label_map, dataset.class_names)
+        if args.output_web_json:
+            written.append(os.path.join(args.web_det_path, f"{cfg.name}.json"))
+            write_web_json(written[-1], journal, image_ids, names, {"name": cfg.name, "max_size": cfg.max_size})
+        if args.comparison and dataset.has_gt:
+            written.append(write_comparison(dataset, order, journal, metrics, args))
+        if args.report and (dataset.has_gt or args.output_web_json):
+            written.append(report(dataset, names, image_ids, journal, metrics, args))
+        journal.remove()
     print("\n".join(f"written: {path}" for path in written))
+
+
+def class_names_by_category(label_map, class_names):
+    """{category id: class name}."""
+    return {category: class_names[label - 1] for category, label in label_map.items()}
+
+
+def write_comparison(dataset, order, journal, metrics, args):
+    """predictions.png: the first pictures beside their ground truth; returns its path."""
+    path = os.path.join(args.output_folder, "predictions.png")
+    items = []
+    for position, image, found in first_pictures(dataset, order, journal, PAGE_PICTURES):
+        classes, masks, boxes = dataset.ground_truth(position)
+        truth = Instances(classes, None, boxes, masks, dataset.class_names, *image.shape[:2])
+        items.append({"image": image, "gt": truth, "pred": found})
+    title = cfg.name + "".join(f"   {kind} AP {values['AP']:.3f}" for kind, values in metrics.items())
+    comparison_page(items, path, title, COLORS)
+    return path
+
+
+def report(dataset, names, image_ids, journal, metrics, args):
+    """report/index.html; returns its path."""
+    positions = {image_id: position for position, image_id in enumerate(dataset.ids)}
+    places = {image_id: place for place, image_id in enumerate(image_ids)}
+    folder = os.path.join(args.output_folder, "report")
+    write_report(folder, cfg.name, names, dataset.coco, image_ids,
+                 lambda image_id: journal.of_place(places[image_id]),
+                 lambda image_id: dataset.try_load_image(positions[image_id]), metrics, bar=not args.no_bar)
+    return os.path.join(folder, "index.html")
 
 
 def benchmark(predictor, args):
     """Time the stages on the data set's images, after a warm-up on the first one."""
     dataset = load_validation_set()
     order = chosen_images(dataset, args, BENCHMARK_IMAGES)
+    on_gpu = paddle.device.get_device().startswith("gpu")
+    warm_up, watch = Stopwatch(), Stopwatch(paddle.device.cuda.synchronize if on_gpu else None)
     count = 0
     for position in tqdm(order, desc="Timing", unit="image", disable=args.no_bar, dynamic_ncols=True):
-        image = dataset.try_load_image(position)
-        if image is None:
+        if count == 0 and not time_picture(predictor, dataset.try_load_image, position, warm_up):
             continue
-        if count == 0:
-            predictor(image)
-            predictor.seconds = dict.fromkeys(predictor.STAGES, 0.0)
-        predictor(image)
-        count += 1
+        count += time_picture(predictor, dataset.try_load_image, position, watch)
     if count == 0:
         raise UserError(f"no image could be read from {dataset.image_path}; correct dataset.valid_images")
-    total = sum(predictor.seconds.values())
-    print(f"{count} images, batch 1, reading them not included; mean milliseconds an image")
-    for stage, seconds in predictor.seconds.items():
-        print(f"  {stage:10s} {1000 * seconds / count:8.1f}")
-    print(f"  {'total':10s} {1000 * total / count:8.1f}   {count / total:.2f} FPS")
+    print(f"{cfg.name}, {count} images, batch 1, one stage after the other\n{watch.table()}\n"
+          "load: reading and decoding the file; transform: resize and normalisation; network: to its outputs; "
+          "detection: scores, boxes, NMS; masks: from prototypes to the picture's size; encode: COCO run lengths. "
+          "Not included: loading the network, a warm-up on the first image, writing results.")
 
 
-def detect_pictures(predictor, pairs, args):
-    """Write pictures with their detections drawn; one bad file of several costs a warning."""
-    written = []
-    pairs = pairs[ranks.rank()::ranks.count()]
-    hide_bar = args.no_bar or len(pairs) == 1
-    for source, target in tqdm(pairs, desc="Detecting", unit="image", disable=hide_bar, dynamic_ncols=True):
+# --- pictures and video -----------------------------------------------------------------------------------------
+
+
+def draw_options(args):
+    """The options of draw_detections that the command line chose."""
+    return {"show_masks": args.display_masks, "show_boxes": args.display_bboxes, "show_text": args.display_text,
+            "show_scores": args.display_scores, "color_by": args.color_by}
+
+
+def display_dataset(predictor, args):
+    """--display without pictures: show the data set's, one after the other, until the window is closed."""
+    dataset = load_validation_set()
+    window = open_window(cfg.name)
+    for position in chosen_images(dataset, args):
+        image = dataset.try_load_image(position)
+        if image is not None:
+            drawn = predictor.draw(image, predictor.detect(image), **draw_options(args))
+            if not window.show(drawn, None):
+                break
+    window.close()
+
+
+def detect_pictures(predictor, pairs, args, path):
+    """--image and --images: write pictures with their detections drawn; with --output_coco_json result files, too."""
+    sources = [source for source, _ in pairs]
+    window = window_or_warning(cfg.name) if args.display else None
+    with contextlib.ExitStack() as stack:
+        journal, ids = None, picture_ids(sources)
+        if args.output_coco_json:
+            label_map = cfg.dataset.label_map or {label: label for label in range(1, cfg.num_classes)}
+            journal = stack.enter_context(journal_of(args, path, label_map, predictor.has_masks, sources))
+
+        def finish(place, image, found):
+            drawn = predictor.draw(image, found, **draw_options(args))
+            write_image(pairs[place][1], drawn)
+            if journal is not None:
+                journal.add(place, ids[place], found)
+            return drawn
+
+        places = [place for place in range(ranks.rank(), len(pairs), ranks.count())
+                  if journal is None or place not in journal.done]
+        done = detect_files(predictor, sources, places, finish, window, bar=not args.no_bar and len(pairs) > 1)
+        written = [pairs[place][1] for place in done]
+        if args.display_lincomb:
+            figures = [draw_lincomb(predictor, *pairs[place], args) for place in done]
+            written += [path for path in figures if path]
+        if journal is not None:
+            ranks.gathered(None)
+        if journal is not None and ranks.rank() == 0:
+            written += write_results(journal, args)
+            written.append(os.path.join(args.output_folder, "images.json"))
+            names = class_names_by_category(label_map, cfg.dataset.class_names)
+            write_json(written[-1], image_info(sources, ids, names), indent=1)
+            journal.remove()
+        if window is not None:
+            window.close()
+    tell(written)
+
+
+def tell(written):
+    """Print the names of files; of many pictures, how many and where."""
+    if len(written) <= MOST_NAMED:
+        print("\n".join(f"written: {path}" for path in written))
+        return
+    pictures = [path for path in written if not path.endswith(".json")]
+    print(f"written: {len(pictures)} pictures in {os.path.commonpath([os.path.dirname(path) for path in pictures])}")
+    tell([path for path in written if path.endswith(".json")])
+
+
+def window_or_warning(title):
+    """A window; where there can be none, None and a warning, as the results are written all the same."""
+    try:
+        return open_window(title)
+    except UserError as error:
+        logging.warning("--display: %s", error)
+        return None
+
+
+@paddle.no_grad()
+def draw_lincomb(predictor, source, target, args):
+    """How the mask of the best detection is made of prototypes, beside the result; returns the file, or None."""
+    image = read_image(source, apply_orientation=True)
+    [detection] = predictor.detections_of(predictor.network(predictor.transform(image)[None]))
+    if "proto" not in detection:
+        raise UserError("--display_lincomb: this network has no prototypes (or --detect leaves them out)")
+    best = {**detection, **{key: detection[key][:1] for key in ("box", "class", "score", "mask")}}
+    found = predictor.instances(best, *image.shape[:2])
+    if not len(found):
+        logging.warning("--display_lincomb: nothing was found in %s", source)
+        return None
+    path = os.path.splitext(target)[0] + "_lincomb.png"
+    title = f"{found.names[0]} {found.scores[0]:.2f} in {os.path.basename(source)}"
+    lincomb_figure(path, image, best["proto"].numpy(), best["mask"][0].numpy(), found.window(0),
+                   found.boxes[0], title, crop=args.crop and cfg.mask_proto_crop)
+    return path
+
+
+def detect_video(predictor, args):
+    """--video: a file or a camera, to a file or into a window."""
+    source, target = video_in_out(args.video)
+    video = VideoSource(source)
+    if target is None:
         try:
-            image = read_image(source, apply_orientation=True)
-        except DatasetError as error:
-            if len(pairs) == 1:
+            sink = open_window(video.name)
+        except UserError as error:
+            if video.live:
                 raise
-            logging.warning("a picture is skipped: %s", error)
-            continue
-        found = predictor(image)
-        drawn = draw_detections(
-            image, found.classes, found.scores, found.boxes, found.masks, cfg.dataset.class_names, args.display_masks,
-            args.display_bboxes, args.display_text, args.display_scores, COLORS)
-        write_image(target, drawn)
-        written.append(target)
-    if not written and pairs:
-        raise UserError("none of the pictures could be read; see the warnings above")
-    print("\n".join(f"written: {path}" for path in written))
+            target = os.path.join(args.output_folder, os.path.splitext(os.path.basename(source))[0] + ".mp4")
+            logging.warning("%s; writing %s", error, target)
+    if target is not None:
+        sink = VideoFile(target, video.fps, video.size)
+
+    def predict(frames):
+        return predictor.detect_prepared([predictor.transform(frame) for frame in frames],
+                                         [frame.shape[:2] for frame in frames])
+
+    frames, seconds, fps = run_video(video, predict, functools.partial(predictor.draw, **draw_options(args)), sink,
+                                     args.video_multiframe, args.display_fps, args.emulate_playback, not args.no_bar)
+    print(f"{frames} frames in {seconds:.1f} s, {fps:.2f} FPS from reading to writing")
+    if target is not None:
+        print(f"written: {target}")
+
+
+# --- the command ------------------------------------------------------------------------------------------------
+
+
+def check_options(args):
+    """Tell of options that something else replaces, and refuse those that cannot work."""
+    for name, instead in OBSOLETE.items():
+        if getattr(args, name):
+            logging.warning("--%s has no effect: %s", name, instead)
+    if args.video_multiframe < 1:
+        raise UserError(f"--video_multiframe is {args.video_multiframe}; it must be at least 1")
+    if not args.fast_nms and args.cross_class_nms:
+        logging.warning("--cross_class_nms has no effect on traditional NMS")
+    args.output_coco_json |= args.output_web_json  # as the original
 
 
 def run(args):
     """Everything but the handling of the user's mistakes."""
+    check_options(args)
     if args.seed is not None:
         seed_everything(args.seed)
-    path = configure(args)
+    path = configure_exported(args) if args.exported_model else configure(args)
     pairs = None
     if args.image or args.images:
         pairs = one_picture(args.image, args.output_folder) if args.image else folder_of_pictures(args.images)
-        args.top_k = DEMO_TOP_K if args.top_k is None else args.top_k
-        args.score_threshold = DEMO_SCORE_THRESHOLD if args.score_threshold is None else args.score_threshold
+    for_people = bool(pairs or args.video or args.display)
+    if for_people:
+        args.top_k = SHOWN_TOP_K if args.top_k is None else args.top_k
+        args.score_threshold = SHOWN_SCORE_THRESHOLD if args.score_threshold is None else args.score_threshold
     device = select_device(args.cuda)
     ranks.join()
     set_threads()
-    predictor = Predictor(load_network(path, cfg), cfg, args.fast_nms, args.cross_class_nms, args.crop,
-                          args.score_threshold or 0.0, args.top_k, one_score=pairs is not None)
+    net = load_exported(args.exported_model, device == "gpu") if args.exported_model else load_network(path, cfg)
+    predictor = Predictor(net, cfg, args.fast_nms, args.cross_class_nms, args.crop, args.score_threshold or 0.0,
+                          args.top_k, one_score=for_people)
     print(f"{cfg.name} from {path}, on {device}")
-    if args.fast_nms is False and args.cross_class_nms:
-        logging.warning("--cross_class_nms has no effect on traditional NMS")
-    if pairs is not None:
-        detect_pictures(predictor, pairs, args)
+    if pairs:
+        detect_pictures(predictor, pairs, args, path)
+    elif args.video:
+        detect_video(predictor, args)
+    elif args.display:
+        display_dataset(predictor, args)
     elif args.benchmark:
         benchmark(predictor, args)
     else:
-        evaluate_dataset(predictor, args)
+        evaluate_dataset(predictor, args, path)
 
 
 def main(argv=None):
-    """Entry point; a user's mistake ends in one line and exit code 1."""
+    """Entry point; a user's mistake ends in one line and exit code 1, Ctrl-C in one line and 130."""
     set_up_messages()
     args = parse_args(argv)
     try:
         run(args)
     except USER_ERRORS as error:
         sys.exit(f"eval.py: error: {error}")
+    except KeyboardInterrupt:
+        if journals(args.output_folder):
+            logging.warning("interrupted; the same command with --resume goes on")
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from utils.runtime import (
     multiply_adds,
     peak_memory_gib,
     seed_everything,
+    seed_number,
     select_device,
     set_threads,
     set_up_messages,
@@ -27,20 +28,20 @@ import numpy as np
 import paddle
 
 from data.coco import COCODetection, collate, image_order
-from data.config import COLORS, MEANS, STD, ConfigError, apply_overrides, cfg, get_config, set_cfg, set_dataset
+from data.config import MEANS, STD, ConfigError, apply_overrides, cfg, get_config, set_cfg, set_dataset
 from data.images import DatasetError
-from eval import Predictor, evaluate, load_validation_set, seed_number
+from eval import evaluate, first_pictures, load_validation_set
 from layers.multibox_loss import criteria
 from utils import checkpoint, ranks
 from utils.augmentations import build_augmentation
-from utils.coco_results import evaluate_results
+from utils.coco_results import CocoResults, evaluate_results
 from utils.guards import BadSteps, StopRequest, TooManyBadSteps
 from utils.loader import BatchLoader
+from utils.predictor import SHOWN_TOP_K, Predictor
 from utils.released import BACKBONES, imagenet_weights, weights_file
 from utils.schedule import build_schedule, learning_rate, rescale_steps
 from utils.trainer import Trainer
 from utils.update import Average, Update, amp_type
-from utils.visualize import draw_detections
 from utils.weights import load_backbone, load_weights, read_weights
 from yolact import Yolact
 
@@ -227,14 +228,15 @@ def measure(net, dataset, size, keep=0):
         the first rank.
     """
     order = image_order(dataset.ids)[:size]
-    results, image_ids, kept = evaluate(Predictor(net, cfg), dataset, order, sys.stderr.isatty(), keep)
+    predictor = Predictor(net, cfg)
+    results = CocoResults(dataset.label_map, predictor.has_masks)
+    order = evaluate(predictor, dataset, order, results, sys.stderr.isatty())
     if ranks.rank() > 0:
         return None, []
-    pictures = [(f"image_{dataset.ids[position]}",
-                 draw_detections(dataset.load_image(position), classes[:15], scores[:15], boxes[:15], masks[:15],
-                                 cfg.dataset.class_names, colors=COLORS))
-                for position, (classes, scores, masks, boxes) in kept]
-    return evaluate_results(dataset.coco, results, image_ids)[0], pictures
+    pictures = [(f"image_{dataset.ids[position]}", predictor.draw(image, found[:SHOWN_TOP_K]))
+                for position, image, found in first_pictures(dataset, order, results, keep)]
+    image_ids = [dataset.ids[position] for position in order]
+    return evaluate_results(dataset.coco, results.lists(), image_ids)[0], pictures
 
 
 def train(trainer, loader, iteration):

@@ -141,7 +141,7 @@ class COCODetection:
             content.pop("annotations", None)
         self.has_gt = "annotations" in content
         self.label_map = make_label_map(content, label_map, self.class_names, info_file)
-        self.coco = _index(content)
+        self.coco = index_of(content)
         self._warned: set[str] = set()
         self._objects = self._collect_objects(content["annotations"] if self.has_gt else [])
         self._files = self._find_files()
@@ -311,7 +311,7 @@ class COCODetection:
         return files
 
 
-def _index(content: dict[str, Any]) -> COCO:
+def index_of(content: dict[str, Any]) -> COCO:
     """pycocotools' index over a loaded json, without what it prints."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()

@@ -454,19 +454,23 @@ def _look_up(name, known, kind):
     raise ConfigError(f"unknown {kind} {name!r}; did you mean {closest!r}? data/config.py has {everything}")
 
 
-def set_cfg(name_or_values):
-    """Fill the global ``cfg`` from a named config, or from the dict of one that was saved in a checkpoint.
+def make_config(name_or_values):
+    """A config by its name, or from the dict of one that was saved in a checkpoint.
 
     Raises:
         ConfigError: for an unknown name, or an unknown key or a wrong type in the dict.
     """
     if isinstance(name_or_values, Mapping):
-        new = yolact_base_config.copy(name_or_values)
-    else:
-        new = get_config(name_or_values)
-        if new.name is None:
-            new.name = name_or_values.rpartition("_config")[0] or name_or_values
-    cfg.update_in_place(new)
+        return yolact_base_config.copy(name_or_values)
+    new = get_config(name_or_values)
+    if new.name is None:
+        new.name = name_or_values.rpartition("_config")[0] or name_or_values
+    return new
+
+
+def set_cfg(name_or_values):
+    """Fill the global ``cfg`` as ``make_config``."""
+    cfg.update_in_place(make_config(name_or_values))
 
 
 def set_dataset(name):

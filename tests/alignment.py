@@ -29,7 +29,7 @@ from pycocotools.coco import COCO  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from layers.output_utils import postprocess  # noqa: E402
-from utils.coco_results import METRIC_NAMES, CocoResults, evaluate_results  # noqa: E402
+from utils.coco_results import METRIC_NAMES, evaluate_results  # noqa: E402
 from utils.files import atomic_path  # noqa: E402
 
 OUTPUTS = ("loc", "conf", "mask", "proto", "segm", "priors")
@@ -101,7 +101,7 @@ def measure_detection(table, name, mode, golden):
     if "mask_rle" in stored:
         width, height = parity.PICTURE_SIZE
         masks = parity.decode_masks(json.loads(bytes(stored["mask_rle"])), height, width).astype(bool)
-        table.add("detection: masks", name, (masks != found.masks).sum(axis=(1, 2)).max())
+        table.add("detection: masks", name, (masks != found.masks.numpy()).sum(axis=(1, 2)).max())
 
 
 def measure_loss(table, name):
@@ -131,9 +131,8 @@ def measure_evaluation(table, coco_folder, goldens):
     golden = json.loads((goldens / "evalmap.json").read_text())
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells how it reads a file
         coco = COCO(str(coco_folder / "annotations" / "instances_val2017.json"))
-    results = CocoResults({category: category for category in range(1, 91)})
-    results.bbox = json.loads((goldens / "evalmap_bbox_detections.json").read_text())
-    results.segm = json.loads((goldens / "evalmap_mask_detections.json").read_text())
+    results = {kind: json.loads((goldens / f"evalmap_{name}_detections.json").read_text())
+               for kind, name in (("bbox", "bbox"), ("segm", "mask"))}
     metrics, _ = evaluate_results(coco, results, golden["image_ids_used"])
     for kind in ("bbox", "segm"):
         theirs = golden["results"]["single"][f"coco_{kind}"]["stats"]

@@ -1,6 +1,7 @@
 """Runs train.py and eval.py as a user does, in this process or in one of its own, with a tiny network."""
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -74,6 +75,32 @@ def assert_refused(script, arguments, *words):
     for word in words:
         assert re.search(word, message), f"{word!r} is not in: {message}"
     return message
+
+
+def eval_arguments(weights, folder, *options, overrides=()):
+    """argv of eval.py: everything written below `folder`, without a report."""
+    given = [f"--trained_model={weights}", "--cuda=False", "--no_bar", f"--output_folder={folder}", "--no_report",
+             *options]
+    return given + (["-o", *overrides] if overrides else [])
+
+
+def evaluate(weights, folder, *options, overrides=()):
+    """Runs eval.py; returns what it prints."""
+    console = io.StringIO()
+    with contextlib.redirect_stdout(console):
+        run("eval", eval_arguments(weights, folder, *options, overrides=overrides))
+    return console.getvalue()
+
+
+def load(folder, name):
+    """A JSON file."""
+    return json.loads((folder / name).read_text())
+
+
+def detections(weights, folder, *options, overrides=(), kind="bbox"):
+    """The detections that a run writes as COCO results."""
+    evaluate(weights, folder, "--output_coco_json", *options, overrides=overrides)
+    return load(folder, f"{kind}_detections.json")
 
 
 def records(folder, kind=None, name="yolact_demo"):

@@ -65,6 +65,16 @@ def demo_data(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def trained(demo_data, tmp_path_factory) -> Path:
+    """Weights of a few iterations on demo data: enough for detections of every class, good for nothing else."""
+    from cli_runs import run, stem_of, train_arguments
+
+    folder = tmp_path_factory.mktemp("trained")
+    run("train", train_arguments(demo_data, folder, "--lr=0.01", overrides=["max_iter=20", "lr_warmup_until=2"]))
+    return folder / "weights" / f"{stem_of(demo_data, 20)}.pdparams"
+
+
 @pytest.fixture
 def server(monkeypatch):
     """A file_server.Server that answers on the loopback interface; downloads from it hardly pause between attempts."""

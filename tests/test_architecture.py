@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "data": ("data",),
     "layers": ("layers",),
     "utils": ("utils",),
+    "utils.predictor": ("yolact", "layers", "data", "utils"),  # what eval.py, train.py and programs detect with
     "backbone": (),
     "yolact": ("backbone", "layers"),
     "eval": ("yolact", "backbone", "layers", "data", "utils"),

@@ -10,15 +10,17 @@ from pycocotools.coco import COCO
 
 from utils.coco_results import (
     METRIC_NAMES,
+    CocoFormat,
     CocoResults,
+    class_table,
     coco_metrics,
     compact_table,
-    encode_masks,
     evaluate_results,
     validation_figures,
     write_json,
     write_metrics,
 )
+from utils.instances import Instances
 
 SIZE = 100
 LABEL_MAP = {3: 1, 7: 2}  # category ids with gaps, as in COCO
@@ -54,25 +56,29 @@ def coco_from(dataset):
     return coco
 
 
-def add_boxes(results, image_id, entries, score=0.9):
+def add_boxes(results, place, image_id, entries, score=0.9):
     """Add detections given as (category id, x1, y1, x2, y2[, score]) whose masks fill their boxes."""
     boxes = np.array([entry[1:5] for entry in entries], np.int64).reshape(-1, 4)
     masks = np.zeros((len(entries), SIZE, SIZE), bool)
     for mask, (x1, y1, x2, y2) in zip(masks, boxes):
         mask[max(y1, 0):y2, max(x1, 0):x2] = True
     scores = np.array([entry[5] if len(entry) > 5 else score for entry in entries], np.float32)
-    results.add(image_id, [LABEL_MAP[entry[0]] - 1 for entry in entries], boxes, scores, masks)
+    add(results, image_id, [LABEL_MAP[entry[0]] - 1 for entry in entries], boxes, scores, masks, place=place)
+
+
+def add(results, image_id, classes, boxes, scores, masks, mask_scores=None, place=0):
+    results.add(place, image_id, Instances(classes, scores, boxes, masks, None, SIZE, SIZE, mask_scores))
 
 
 def results_of(detections):
     results = CocoResults(LABEL_MAP)
-    for image_id, entries in detections.items():
-        add_boxes(results, image_id, entries)
+    for place, (image_id, entries) in enumerate(detections.items()):
+        add_boxes(results, place, image_id, entries)
     return results
 
 
 def both_metrics(coco, detections, image_ids=None):
-    metrics, _ = evaluate_results(coco, results_of(detections), list(image_ids or OBJECTS))
+    metrics, _ = evaluate_results(coco, results_of(detections).lists(), list(image_ids or OBJECTS))
     return metrics["bbox"], metrics["segm"]
 
 
@@ -162,17 +168,17 @@ def test_mask_scores_rank_the_masks_and_box_scores_the_boxes():
     results = CocoResults(LABEL_MAP)
     masks = np.zeros((2, SIZE, SIZE), bool)
     masks[0, 10:50, 10:50] = masks[1, 60:90, 60:90] = True
-    results.add(10, [0, 0], [[10, 10, 50, 50], [60, 60, 90, 90]], [0.9, 0.8], masks, mask_scores=[0.3, 0.7])
-    assert [entry["score"] for entry in results.bbox] == [0.9, 0.8]
-    assert [entry["score"] for entry in results.segm] == [0.3, 0.7]
-    metrics, _ = evaluate_results(coco, results, [10])
+    add(results, 10, [0, 0], [[10, 10, 50, 50], [60, 60, 90, 90]], [0.9, 0.8], masks, mask_scores=[0.3, 0.7])
+    assert [entry["score"] for entry in results.lists()["bbox"]] == [0.9, 0.8]
+    assert [entry["score"] for entry in results.lists()["segm"]] == [0.3, 0.7]
+    metrics, _ = evaluate_results(coco, results.lists(), [10])
     assert metrics["bbox"]["AP"] == pytest.approx(1.0) and metrics["segm"]["AP"] == pytest.approx(0.5)
 
 
 # ------------------------------------------------------------------------------------ unusual ground truth
 
 def test_no_detection_at_all_is_zero_where_there_is_ground_truth():
-    metrics, text = evaluate_results(make_coco(), results_of({}), list(OBJECTS))
+    metrics, text = evaluate_results(make_coco(), results_of({}).lists(), list(OBJECTS))
     for values in metrics.values():
         assert values["AP"] == 0 and values["AR100"] == 0 and values["per_iou"] == [0.0] * 10
         assert values["APl"] == -1
@@ -183,7 +189,7 @@ def test_no_detection_at_all_is_zero_where_there_is_ground_truth():
 def test_a_file_without_annotations_measures_nothing(detections):
     coco = make_coco()
     info = coco_from({"images": coco.dataset["images"], "categories": coco.dataset["categories"]})
-    metrics, text = evaluate_results(info, results_of(detections), list(OBJECTS))
+    metrics, text = evaluate_results(info, results_of(detections).lists(), list(OBJECTS))
     assert all(values[name] == -1 for values in metrics.values() for name in METRIC_NAMES)
     assert "None of the evaluated images has an annotation" in text and "   -   |" in text
     assert validation_figures(metrics)["mask"]["all"] is None
@@ -210,19 +216,19 @@ def test_an_annotation_without_an_outline_is_left_out_of_the_mask_figures_only()
 
 def test_ground_truth_and_results_stay_as_they_were(capsys):
     coco, results = make_coco(), results_of(OBJECTS)
-    before = copy.deepcopy((coco.dataset, results.bbox, results.segm))
+    before = copy.deepcopy((coco.dataset, results.lists()))
     capsys.readouterr()
-    evaluate_results(coco, results, list(OBJECTS))
-    assert (coco.dataset, results.bbox, results.segm) == before
+    evaluate_results(coco, results.lists(), list(OBJECTS))
+    assert (coco.dataset, results.lists()) == before
     assert capsys.readouterr() == ("", "")  # the text is returned, for eval.py to print
 
 
 def test_a_network_without_masks_has_box_figures_only():
-    results = CocoResults(LABEL_MAP)
-    results.add(10, [], np.zeros((0, 4), int), [], None)
-    assert results.has_masks
-    results.add(20, [0], [[20, 30, 60, 70]], [0.9], None)
-    metrics, text = evaluate_results(make_coco(), results, [20])
+    results = CocoResults(LABEL_MAP, has_masks=False)
+    add(results, 10, [], np.zeros((0, 4), int), [], None)
+    add(results, 20, [0], [[20, 30, 60, 70]], [0.9], None, place=1)
+    assert len(results.lists()["bbox"]) == 1 and list(results.lists()) == ["bbox"]
+    metrics, text = evaluate_results(make_coco(), results.lists(), [20])
     assert list(metrics) == ["bbox"] and metrics["bbox"]["AP"] == pytest.approx(1.0)
     assert "mask" not in text
 
@@ -233,68 +239,65 @@ def test_records_follow_the_coco_format():
     results = CocoResults(LABEL_MAP)
     masks = np.zeros((1, SIZE, SIZE), bool)
     masks[0, 3:9, 2:7] = True
-    results.add(np.int64(20), np.array([1]), np.array([[2, 3, 7, 9]]), np.array([0.5], np.float32), masks)
-    assert results.bbox == [{"image_id": 20, "category_id": 7, "bbox": [2.0, 3.0, 5.0, 6.0], "score": 0.5}]
-    record = results.segm[0]
+    add(results, np.int64(20), np.array([1]), np.array([[2, 3, 7, 9]]), np.array([0.5], np.float32), masks)
+    assert results.lists()["bbox"] == [{"image_id": 20, "category_id": 7, "bbox": [2.0, 3.0, 5.0, 6.0], "score": 0.5}]
+    record = results.lists()["segm"][0]
     assert {key: record[key] for key in ("image_id", "category_id", "score")} == {
         "image_id": 20, "category_id": 7, "score": 0.5}
     assert np.array_equal(mask_utils.decode(record["segmentation"]), masks[0])
-    json.dumps([results.bbox, results.segm])
+    json.dumps(results.lists())
 
 
 def test_boxes_without_area_are_in_neither_file():
     flat = [(3, 10, 10, 10, 50), (3, 10, 20, 40, 20), (3, 120, 130, 100, 100)]  # the last: outside
     results = results_of({10: [*flat, (7, 1, 1, 2, 2)]})
-    assert [entry["category_id"] for entry in results.bbox] == [7]
-    assert [entry["category_id"] for entry in results.segm] == [7]
+    assert [entry["category_id"] for entry in results.lists()["bbox"]] == [7]
+    assert [entry["category_id"] for entry in results.lists()["segm"]] == [7]
 
 
 def test_order_is_that_of_images_and_detections():
     results = results_of({30: OBJECTS[30], 10: OBJECTS[10]})
-    order = [(entry["image_id"], entry["category_id"]) for entry in results.bbox]
+    order = [(entry["image_id"], entry["category_id"]) for entry in results.lists()["bbox"]]
     assert order == [(30, 7), (30, 3), (10, 3), (10, 7)]
 
 
-def test_masks_may_come_encoded_and_in_pieces(monkeypatch):
-    masks = np.random.RandomState(0).rand(5, 13, 17) > 0.5
-    whole = encode_masks(masks)
-    assert all(np.array_equal(mask_utils.decode(rle), mask) for rle, mask in zip(whole, masks))
-    monkeypatch.setattr("utils.coco_results._MAX_ENCODE_BYTES", 2 * 13 * 17)
-    assert encode_masks(masks) == whole == encode_masks(masks.astype(np.uint8) * 255)
-    assert encode_masks(masks[:0]) == []
-    results = CocoResults(LABEL_MAP)
-    results.add(1, [0] * 5, [[0, 0, 9, 9]] * 5, [0.5] * 5, whole)
-    assert [entry["segmentation"] for entry in results.segm] == whole
+def test_an_unreadable_image_adds_nothing():
+    results = results_of({10: OBJECTS[10]})
+    before = results.lists()
+    results.add(1, 20, None)
+    assert results.lists() == before
 
 
 def test_what_does_not_fit_together_is_named():
     results = CocoResults(LABEL_MAP)
-    with pytest.raises(ValueError, match=r"image 10 have the lengths \[1, 1, 2, 2, 1\]"):
-        results.add(10, [0], [[0, 0, 9, 9]], [0.5, 0.4], np.ones((1, 9, 9), bool))
     with pytest.raises(ValueError, match=r"class 2 .*dataset\.label_map"):
-        results.add(10, [2], [[0, 0, 9, 9]], [0.5], None)
-    with pytest.raises(ValueError, match=r"\[D, H, W\]"):
-        encode_masks(np.ones((9, 9), bool))
+        add(results, 10, [2], [[0, 0, 9, 9]], [0.5], None)
     with pytest.raises(ValueError, match="its own label"):
         CocoResults({1: 1, 2: 1})
 
 
+def test_parts_of_several_processes_come_together_in_order():
+    whole, first, second = results_of(OBJECTS), CocoResults(LABEL_MAP), CocoResults(LABEL_MAP)
+    for place, (image_id, entries) in enumerate(OBJECTS.items()):
+        add_boxes([second, first][place % 2], place, image_id, entries)
+    first.merge([second.part(), first.part()])
+    assert first.lists() == whole.lists() and first.of_place(1) == whole.of_place(1)
+
+
+def test_the_way_back_from_results_to_instances():
+    masks = np.random.RandomState(0).rand(2, SIZE, SIZE) > 0.5
+    boxes = [[1, 2, 30, 40], [5, 6, 7, 90]]
+    found = Instances([1, 0], [0.75, 0.5], boxes, masks, ["a", "b"], SIZE, SIZE, [0.25, 0.125])
+    coco_format = CocoFormat(LABEL_MAP)
+    back = coco_format.instances(coco_format(10, found), ["a", "b"], SIZE, SIZE)
+    assert back.names == ["b", "a"] and back.boxes.tolist() == boxes
+    assert back.scores.tolist() == [0.75, 0.5] and back.mask_scores.tolist() == [0.25, 0.125]
+    np.testing.assert_array_equal(back.masks, masks)
+    without = coco_format.instances((coco_format(10, found)[0], []), ["a", "b"], SIZE, SIZE)
+    assert not without.has_masks and len(without) == 2 and len(coco_format.instances(([], []), ["a"], 5, 5)) == 0
+
+
 # ------------------------------------------------------------------------------------------------- files
-
-def test_files_are_accepted_by_pycocotools(tmp_path):
-    folder = tmp_path / "new"
-    bbox_file, mask_file = folder / "bbox_detections.json", folder / "mask_detections.json"
-    results_of(OBJECTS).write(bbox_file, mask_file)
-    for path in (bbox_file, mask_file):
-        assert len(make_coco().loadRes(str(path)).anns) == 5
-    assert sorted(folder.iterdir()) == [bbox_file, mask_file]
-
-
-def test_empty_results_write_empty_lists(tmp_path):
-    files = [tmp_path / "bbox.json", tmp_path / "mask.json"]
-    CocoResults(LABEL_MAP).write(*map(str, files))
-    assert [json.loads(path.read_text()) for path in files] == [[], []]
-
 
 def test_a_failed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "metrics.json"
@@ -305,7 +308,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
 
 
 def test_metrics_file_holds_the_twelve_fractions(tmp_path):
-    metrics, _ = evaluate_results(make_coco(), results_of(OBJECTS), list(OBJECTS))
+    metrics, _ = evaluate_results(make_coco(), results_of(OBJECTS).lists(), list(OBJECTS))
     write_metrics(tmp_path / "results" / "metrics.json", metrics)
     written = json.loads((tmp_path / "results" / "metrics.json").read_text())
     keys = {kind: tuple(values) for kind, values in written.items()}
@@ -316,10 +319,10 @@ def test_metrics_file_holds_the_twelve_fractions(tmp_path):
 # ------------------------------------------------------------------------------------------------ tables
 
 def test_text_holds_both_tables_and_the_compact_one():
-    metrics, text = evaluate_results(make_coco(), results_of(OBJECTS), list(OBJECTS), per_class=True)
+    metrics, text = evaluate_results(make_coco(), results_of(OBJECTS).lists(), list(OBJECTS))
     assert text.count("Average Precision") == 12 and text.count("Average Recall") == 12
     assert compact_table(metrics) in text
-    assert "square |100.00 |100.00 |" in text
+    assert "square |100.00 |100.00 |" in class_table(metrics)
 
 
 def test_compact_table_has_the_layout_of_the_original():
@@ -350,22 +353,23 @@ def test_demo_annotations_as_predictions_score_one(demo_data):
         found = [annotation for annotation in coco.imgToAnns[image_id] if not annotation["iscrowd"]]
         boxes = np.array([annotation["bbox"] for annotation in found]).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        masks = [coco.annToMask(annotation) for annotation in found]
-        results.add(image_id, [classes[annotation["category_id"]] for annotation in found],
-                    np.rint(boxes).astype(int), np.full(len(found), 0.9), np.array(masks) if masks else [])
-    metrics, _ = evaluate_results(coco, results, list(coco.imgs))
+        size = coco.imgs[image_id]["height"], coco.imgs[image_id]["width"]
+        masks = np.array([coco.annToMask(annotation) for annotation in found], bool).reshape(-1, *size)
+        labels = [classes[annotation["category_id"]] for annotation in found]
+        scores = np.full(len(found), 0.9)
+        results.add(image_id, image_id, Instances(labels, scores, np.rint(boxes).astype(int), masks, None, *size))
+    metrics, _ = evaluate_results(coco, results.lists(), list(coco.imgs))
     assert metrics["segm"]["AP"] == pytest.approx(1.0) and metrics["bbox"]["AP50"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("case", ["single", "rescored", "subset25"])
 def test_figures_equal_those_measured_with_the_original(case, goldens_dir, coco_tiny):
     golden = json.loads((goldens_dir / "evalmap.json").read_text())
-    results = CocoResults({category: category for category in range(1, 91)})
-    results.bbox = json.loads((goldens_dir / "evalmap_bbox_detections.json").read_text())
-    results.segm = json.loads((goldens_dir / "evalmap_mask_detections.json").read_text())
+    results = {kind: json.loads((goldens_dir / f"evalmap_{name}_detections.json").read_text())
+               for kind, name in (("bbox", "bbox"), ("segm", "mask"))}
     if case == "rescored":
         scores = json.loads((goldens_dir / "evalmap_rescored_mask_scores.json").read_text())
-        results.segm = [{**entry, "score": score} for entry, score in zip(results.segm, scores)]
+        results["segm"] = [{**entry, "score": score} for entry, score in zip(results["segm"], scores)]
     image_ids = golden["image_ids_used"][:25] if case == "subset25" else golden["image_ids_used"]
     coco = COCO(str(coco_tiny / "annotations" / "instances_val2017.json"))
     metrics, _ = evaluate_results(coco, results, image_ids)

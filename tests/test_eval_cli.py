@@ -1,10 +1,11 @@
-"""eval.py as a user runs it: where the config comes from, metrics, result files, pictures, and bad input."""
+"""eval.py as a user runs it: where the config comes from, metrics, result files, going on, and bad input."""
 
-import contextlib
-import io
 import json
 import re
 import shutil
+import subprocess
+import sys
+import time
 
 import cv2
 import numpy as np
@@ -14,56 +15,27 @@ from cli_runs import (
     assert_refused,
     command,
     copy_data,
+    detections,
     edit_info,
+    eval_arguments,
+    evaluate,
     files_below,
-    odd_pictures,
+    load,
     places,
     run,
-    stem_of,
-    train_arguments,
 )
 from pycocotools.coco import COCO
 
 import eval as eval_script
 from data.coco import image_order
-from data.config import cfg
-from layers.output_utils import Detections
+from data.config import cfg, set_cfg
 from utils.coco_results import METRIC_NAMES
+from utils.instances import Instances
 from utils.weights import read_weights, save_safetensors
 
+ARCHIVE = "detections_test-dev2017_yolact-demo_results.zip"
 TABLE_LINE = re.compile(r"^ Average (Precision|Recall) .* = -?\d\.\d{3}$", re.MULTILINE)
 COMPACT_LINE = re.compile(r"^ +(box|mask) \|([ \d.]{7}\|){11}$", re.MULTILINE)
-
-
-@pytest.fixture(scope="module")
-def trained(demo_data, tmp_path_factory):
-    """Path of the weights of a few iterations: enough for detections of every class, good for nothing else."""
-    folder = tmp_path_factory.mktemp("trained")
-    run("train", train_arguments(demo_data, folder, "--lr=0.01", overrides=["max_iter=20", "lr_warmup_until=2"]))
-    return folder / "weights" / f"{stem_of(demo_data, 20)}.pdparams"
-
-
-def arguments_of(weights, folder, *options, overrides=()):
-    given = [f"--trained_model={weights}", "--cuda=False", "--no_bar", f"--output_folder={folder}", *options]
-    return given + (["-o", *overrides] if overrides else [])
-
-
-def evaluate(weights, folder, *options, overrides=()):
-    """Runs eval.py; returns what it prints."""
-    console = io.StringIO()
-    with contextlib.redirect_stdout(console):
-        run("eval", arguments_of(weights, folder, *options, overrides=overrides))
-    return console.getvalue()
-
-
-def load(folder, name):
-    return json.loads((folder / name).read_text())
-
-
-def detections(weights, folder, *options, overrides=(), kind="bbox"):
-    """The detections that a run writes as COCO results."""
-    evaluate(weights, folder, "--output_coco_json", *options, overrides=overrides)
-    return load(folder, f"{kind}_detections.json")
 
 
 # Options
@@ -77,18 +49,21 @@ def test_options_of_the_original_have_its_defaults():
         "top_k", "score_threshold",  # 5 and 0 there; here they follow the task: all and 0 for metrics
         "bbox_det_file", "mask_det_file",  # the same files, below --output_folder
     }
-    later = {"display", "ap_data_file", "resume", "output_web_json", "web_det_path", "display_lincomb",
-             "mask_proto_debug", "video", "video_multiframe", "display_fps", "emulate_playback"}
+    different |= {"ap_data_file"}  # has no effect
     for option in original:
-        if option["dest"] in later:
-            assert option["dest"] not in ours
-        elif option["dest"] not in different:
+        if option["dest"] not in different:
             assert ours[option["dest"]] == option["default"], option["flags"]
-        else:
-            assert option["dest"] in ours
+        assert option["dest"] in ours
     parsed = vars(eval_script.parse_args(["--no_crop", "--fast_nms=n", "--cross_class_nms=Y", "--top_k=7", "--seed=3"]))
     assert (parsed["crop"], parsed["fast_nms"], parsed["cross_class_nms"]) == (False, False, True)
     assert (parsed["top_k"], parsed["seed"]) == (7, 3)
+
+
+def test_options_that_have_no_effect_any_more_name_what_has(trained, tmp_path, caplog):
+    evaluate(trained, tmp_path, "--max_images=1", "--ap_data_file=x.pkl", "--mask_proto_debug")
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line for line in lines if line.startswith("--ap_data_file has no effect") and "--resume" in line]
+    assert [line for line in lines if line.startswith("--mask_proto_debug") and "--display_lincomb" in line]
 
 
 # Metrics and result files
@@ -107,7 +82,8 @@ def test_metrics_tables_and_files(trained, tmp_path):
 
 def test_result_files_are_cocos(trained, demo_data, tmp_path):
     console = evaluate(trained, tmp_path, "--output_coco_json", "--comparison")
-    assert files_below(tmp_path) == ["bbox_detections.json", "mask_detections.json", "metrics.json", "predictions.png"]
+    assert files_below(tmp_path) == [
+        "bbox_detections.json", ARCHIVE, "mask_detections.json", "metrics.json", "predictions.png"]
     assert all(name in console for name in files_below(tmp_path))
     truth = COCO(str(demo_data / "annotations" / "instances_val.json"))
     for name in ("bbox_detections.json", "mask_detections.json"):
@@ -121,7 +97,7 @@ def test_result_files_are_cocos(trained, demo_data, tmp_path):
 def test_other_names_of_the_result_files(trained, tmp_path):
     evaluate(trained, tmp_path / "out", "--output_coco_json", "--max_images=1",
              f"--bbox_det_file={tmp_path / 'b.json'}", f"--mask_det_file={tmp_path / 'new' / 'm.json'}")
-    assert files_below(tmp_path) == ["b.json", "new/m.json", "out/metrics.json"]
+    assert files_below(tmp_path) == ["b.json", "new/m.json", f"out/{ARCHIVE}", "out/metrics.json"]
 
 
 @pytest.mark.parametrize("has_key", [True, False])
@@ -133,7 +109,7 @@ def test_pictures_without_annotations_as_test_dev(trained, demo_data, tmp_path, 
         edit_info(data, "val", lambda content: content.update(annotations=[]))
     overrides = [*places(data), f"dataset.has_gt={not has_key}"]
     console = evaluate(trained, tmp_path / "out", "--output_coco_json", overrides=overrides)
-    assert files_below(tmp_path / "out") == ["bbox_detections.json", "mask_detections.json"]
+    assert files_below(tmp_path / "out") == ["bbox_detections.json", ARCHIVE, "mask_detections.json"]
     assert "Average Precision" not in console
     COCO(str(demo_data / "annotations" / "instances_val.json")).loadRes(str(tmp_path / "out" / "mask_detections.json"))
     console = evaluate(trained, tmp_path / "none", overrides=overrides)
@@ -143,17 +119,22 @@ def test_pictures_without_annotations_as_test_dev(trained, demo_data, tmp_path, 
 def test_ground_truth_as_predictions_scores_one(demo_data, trained, tmp_path, monkeypatch):
     """The whole way from a picture to metrics.json, with a predictor that knows the answer."""
     class Oracle(eval_script.Predictor):
-        def __call__(self, image):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            self.transform = lambda image: image
+
+        def detect_prepared(self, inputs, sizes):
+            [image], [size] = inputs, sizes
             position = next(i for i in self.left if np.array_equal(dataset.load_image(i), image))
             self.left.remove(position)
             classes, masks, boxes = dataset.ground_truth(position)
             real = classes >= 0
-            scores = np.ones(real.sum())
-            return Detections(classes[real], scores, np.round(boxes[real]).astype(int), masks[real], scores)
+            return [Instances(classes[real], np.ones(real.sum()), np.round(boxes[real]).astype(int), masks[real],
+                              self.class_names, *size)]
 
     evaluate(trained, tmp_path / "before")
     run_before = cfg.copy()
-    eval_script.set_cfg(json.loads((trained.with_suffix(".json")).read_text())["config"])
+    set_cfg(json.loads((trained.with_suffix(".json")).read_text())["config"])
     dataset = eval_script.load_validation_set()
     cfg.update_in_place(run_before)
     Oracle.left = list(range(len(dataset)))
@@ -162,6 +143,88 @@ def test_ground_truth_as_predictions_scores_one(demo_data, trained, tmp_path, mo
     metrics = load(tmp_path, "metrics.json")
     assert metrics["segm"]["AP"] == pytest.approx(1) and metrics["bbox"]["AP"] > 0.97
     assert load(tmp_path / "before", "metrics.json")["segm"]["AP"] < 0.5
+
+
+def test_classes_one_by_one(trained, tmp_path):
+    console = evaluate(trained, tmp_path, "--classwise")
+    assert len(re.findall(r"^(circle|square|triangle) +\|( *(\d+\.\d\d|-) *\|){2}$", console, re.M)) == 3
+    assert "circle" not in evaluate(trained, tmp_path)
+
+
+def test_the_report_is_written_unless_it_is_not_wanted(trained, demo_data, tmp_path):
+    given = eval_arguments(trained, tmp_path / "out", "--max_images=3")
+    given.remove("--no_report")
+    run("eval", given)
+    page = (tmp_path / "out" / "report" / "index.html").read_text()
+    assert "yolact_demo" in page and "circle" in page
+    data = copy_data(demo_data, tmp_path / "data")
+    edit_info(data, "val", lambda content: content.pop("annotations"))
+    run("eval", [*given, "-o", *places(data), f"--output_folder={tmp_path / 'none'}"])
+    assert files_below(tmp_path / "none") == []
+    run("eval", [*given, "-o", *places(data), f"--output_folder={tmp_path / 'web'}", "--output_web_json",
+                 f"--web_det_path={tmp_path / 'dets'}"])
+    assert "report/index.html" in files_below(tmp_path / "web")
+    viewer = load(tmp_path / "dets", "yolact_demo.json")
+    found = load(tmp_path / "web", "bbox_detections.json")  # as in the original, it comes along
+    assert sum(len(image["dets"]) for image in viewer["images"]) == len(found) > 0
+
+
+# Going on after an interruption
+
+
+@pytest.mark.parametrize("options", [["--output_coco_json", "--comparison"], ["--output_coco_json", "--detect"]])
+def test_an_interrupted_run_goes_on_and_writes_the_same_files(trained, tmp_path, monkeypatch, caplog, options):
+    evaluate(trained, tmp_path / "whole", *options)
+    seen = []
+
+    def stop_at_the_sixth(self, inputs, sizes, detect=eval_script.Predictor.detect_prepared):
+        seen.append(sizes)
+        if len(seen) == 6:
+            raise KeyboardInterrupt
+        return detect(self, inputs, sizes)
+
+    monkeypatch.setattr(eval_script.Predictor, "detect_prepared", stop_at_the_sixth)
+    folder = tmp_path / "stopped"
+    with pytest.raises(SystemExit) as stop:
+        evaluate(trained, folder, *options)
+    assert stop.value.code == 130 and "--resume goes on" in caplog.text
+    assert files_below(folder) == ["detections.partial.0"]
+    again = eval_arguments(trained, folder, *options, "--resume")
+    assert_refused("eval", [*again, "--top_k=3"], r"--top_k=None \(now 3\)")
+    assert_refused("eval", [*again, "--max_images=3"], "images=")
+    evaluate(trained, folder, *options, "--resume")
+    assert len(seen) == 6 + 12 - 5
+    assert files_below(folder) == files_below(tmp_path / "whole")
+    for name in files_below(folder):
+        if not name.endswith(".zip"):  # that holds the time of its making
+            assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_killed_process_loses_nothing(trained, tmp_path):
+    """SIGKILL while it evaluates; the next process goes on."""
+    evaluate(trained, tmp_path / "whole", "--output_coco_json")
+    arguments = eval_arguments(trained, tmp_path / "out", "--output_coco_json")
+    slow = ("import sys, time; sys.path.insert(0, sys.argv.pop(1))\n"
+            "import eval; detect = eval.Predictor.detect_prepared\n"
+            "def wait(*args):\n    time.sleep(0.2)\n    return detect(*args)\n"
+            "eval.Predictor.detect_prepared = wait; eval.main(sys.argv[1:])")
+    process = subprocess.Popen([sys.executable, "-c", slow, str(REPO), *map(str, arguments)])
+    journal = tmp_path / "out" / "detections.partial.0"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (journal.exists() and journal.read_bytes().count(b"\n") > 3):
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    done = journal.read_bytes().count(b"\n") - 1
+    assert 3 <= done < 12
+    evaluate(trained, tmp_path / "out", "--output_coco_json", "--resume")
+    for name in ("bbox_detections.json", "mask_detections.json", "metrics.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_resume_without_anything_to_resume_begins(trained, tmp_path, caplog):
+    evaluate(trained, tmp_path, "--resume", "--max_images=1")
+    assert "no interrupted run" in caplog.text and files_below(tmp_path) == ["metrics.json"]
 
 
 # Which images
@@ -199,7 +262,7 @@ def test_missing_and_damaged_pictures_count_as_missed(trained, demo_data, tmp_pa
     assert found.isdisjoint(with_objects[:2]) and found
     for path in (data / "val").iterdir():
         path.unlink()
-    assert_refused("eval", arguments_of(trained, tmp_path / "none", overrides=places(data)),
+    assert_refused("eval", eval_arguments(trained, tmp_path / "none", overrides=places(data)),
                    "none of the 12 pictures", "dataset.valid_images")
     assert files_below(tmp_path / "none") == []
 
@@ -234,7 +297,7 @@ def test_three_nms_modes_differ(trained, tmp_path, caplog):
 
 def test_boxes_only(trained, tmp_path):
     console = evaluate(trained, tmp_path, "--detect", "--output_coco_json", "--comparison", "--max_images=2")
-    assert files_below(tmp_path) == ["bbox_detections.json", "metrics.json", "predictions.png"]
+    assert files_below(tmp_path) == ["bbox_detections.json", ARCHIVE, "metrics.json", "predictions.png"]
     assert list(load(tmp_path, "metrics.json")) == ["bbox"] and len(TABLE_LINE.findall(console)) == 12
     with_masks = detections(trained, tmp_path / "masks", "--max_images=2")
     assert load(tmp_path, "bbox_detections.json") == with_masks
@@ -251,59 +314,24 @@ def test_masks_without_crop_are_larger(trained, tmp_path):
 
 def test_benchmark_writes_nothing(trained, demo_data, tmp_path, caplog):
     console = evaluate(trained, tmp_path / "out", "--benchmark", "--max_images=2")
-    assert "2 images, batch 1" in console and re.search(r"total +\d+\.\d +\d+\.\d\d FPS", console)
-    assert all(stage in console for stage in ("transform", "network", "detection", "masks"))
+    assert "2 images, batch 1" in console and re.search(r"^total +\d+\.\d +\d+\.\d +\d+\.\d +100.0%$", console, re.M)
+    stages = ("load", "transform", "network", "detection", "masks", "encode")
+    assert all(re.search(rf"^{stage} +\d+\.\d +\d+\.\d +\d+\.\d +\d+\.\d%$", console, re.M) for stage in stages)
+    assert "Not included" in console
     assert not (tmp_path / "out").exists()
     data = copy_data(demo_data, tmp_path / "data")
     for path in (data / "val").iterdir():
         path.write_bytes(b"")
-    assert_refused("eval", arguments_of(trained, tmp_path, "--benchmark", overrides=places(data)),
+    assert_refused("eval", eval_arguments(trained, tmp_path, "--benchmark", overrides=places(data)),
                    "no image could be read", "dataset.valid_images")
 
 
 def test_progress_bar_can_be_hidden(trained, tmp_path, capfd):
     evaluate(trained, tmp_path, "--max_images=2")
     assert "Evaluating" not in capfd.readouterr().err
-    shown = [option for option in arguments_of(trained, tmp_path, "--max_images=2") if option != "--no_bar"]
+    shown = [option for option in eval_arguments(trained, tmp_path, "--max_images=2") if option != "--no_bar"]
     run("eval", shown)
     assert "Evaluating" in capfd.readouterr().err
-
-
-# Pictures
-
-
-def test_one_picture(trained, demo_data, tmp_path):
-    source = sorted((demo_data / "val").iterdir())[0]
-    target = tmp_path / "new" / "out.jpg"
-    console = evaluate(trained, tmp_path / "results", f"--image={source}:{target}", "--score_threshold=0.01")
-    assert f"written: {target}" in console and not (tmp_path / "results").exists()
-    picture, drawn = cv2.imread(str(source)), cv2.imread(str(target))
-    assert drawn.shape == picture.shape and np.abs(drawn.astype(int) - picture).mean() > 2
-    evaluate(trained, tmp_path / "results", f"--image={source}")
-    assert files_below(tmp_path / "results") == [source.stem + ".png"]
-
-
-def test_what_is_drawn_can_be_chosen(demo_data, tmp_path):
-    source, weights = sorted((demo_data / "val").iterdir())[0], REPO / "weights" / "yolact_demo.safetensors"
-    hide = [f"--display_{part}=False" for part in ("masks", "bboxes", "text")]
-    pictures = {}
-    for name, options in {"all": [], "none": hide, "masks": hide[1:], "scores": ["--display_scores=no"]}.items():
-        evaluate(weights, tmp_path, f"--image={source}:{tmp_path / name}.png", *options)
-        pictures[name] = cv2.imread(str(tmp_path / f"{name}.png"))
-    assert np.array_equal(pictures["none"], cv2.imread(str(source)))
-    assert len({picture.tobytes() for picture in pictures.values()}) == 4
-
-
-def test_folder_of_odd_pictures(trained, tmp_path, caplog):
-    shapes = odd_pictures(tmp_path / "in")
-    (tmp_path / "in" / "notes.txt").write_text("no picture")
-    console = evaluate(trained, tmp_path, f"--images={tmp_path / 'in'}:{tmp_path / 'out'}", "--score_threshold=0.0")
-    expected = {"grey.jpg": "grey.jpg.png", "grey.png": "grey.png.png", "sixteen.png": "sixteen.png",
-                "alpha.png": "alpha.png", "one.png": "one.png", "wide.jpg": "wide.png", "cmyk.jpg": "cmyk.png"}
-    assert files_below(tmp_path / "out") == sorted(expected.values())
-    for source, target in expected.items():
-        assert cv2.imread(str(tmp_path / "out" / target)).shape[:2] == shapes[source]
-    assert "cut.jpg is cut off" in caplog.text and "cut" not in console
 
 
 # Where the weights and the config come from
@@ -340,7 +368,7 @@ def test_npz_of_the_originals_names(trained, demo_data, tmp_path, reference):
     overrides = [f"{key}={value(key)}" for key in keys] + places(demo_data)
     assert detections(path, tmp_path / "out", "--max_images=2", overrides=overrides) == reference
     # Without the overrides the config that the file is named after does not fit.
-    assert_refused("eval", arguments_of(path, tmp_path), "another network|another shape", "--config")
+    assert_refused("eval", eval_arguments(path, tmp_path), "another network|another shape", "--config")
 
 
 def test_safetensors_with_its_config(trained, tmp_path, reference):
@@ -348,7 +376,7 @@ def test_safetensors_with_its_config(trained, tmp_path, reference):
 
     config = json.loads(trained.with_suffix(".json").read_text())["config"]
     run_before = cfg.copy()
-    eval_script.set_cfg(config)
+    set_cfg(config)
     net = eval_script.load_network(str(trained), cfg)
     assert isinstance(net, Yolact)
     cfg.update_in_place(run_before)
@@ -363,13 +391,13 @@ def test_safetensors_with_its_config(trained, tmp_path, reference):
 def test_latest_needs_the_config_and_finds_the_checkpoint(trained, tmp_path, reference):
     folder = [f"--save_folder={trained.parent}"]
     config = json.loads(trained.with_suffix(".json").read_text())["config"]
-    assert_refused("eval", arguments_of("latest", tmp_path, *folder), "--trained_model=latest needs --config")
+    assert_refused("eval", eval_arguments("latest", tmp_path, *folder), "--trained_model=latest needs --config")
     overrides = [f"{key}={config[key]}" for key in ("max_size", "extra_head_net", "mask_proto_net")]
     overrides += [f"fpn.num_features={config['fpn']['num_features']}", f"backbone.args={config['backbone']['args']}"]
     overrides += [f"dataset.{key}={config['dataset'][key]}" for key in ("valid_images", "valid_info")]
     found = detections("latest", tmp_path, "--config=yolact_demo", "--max_images=2", *folder, overrides=overrides)
     assert found == reference
-    assert_refused("eval", arguments_of("interrupt", tmp_path, "--config=yolact_demo", *folder),
+    assert_refused("eval", eval_arguments("interrupt", tmp_path, "--config=yolact_demo", *folder),
                    "no interrupted checkpoint of yolact_demo", "--save_folder")
 
 
@@ -415,7 +443,7 @@ def test_config_of_the_command_line_wins_and_differences_are_told(trained, demo_
 ])
 def test_wrong_settings_are_refused(trained, tmp_path, monkeypatch, options, overrides, words):
     monkeypatch.chdir(tmp_path)
-    assert_refused("eval", arguments_of(trained, tmp_path / "out", *options, overrides=overrides), *words)
+    assert_refused("eval", eval_arguments(trained, tmp_path / "out", *options, overrides=overrides), *words)
     assert files_below(tmp_path) == []
 
 
@@ -433,15 +461,15 @@ def test_weights_that_cannot_be_used_are_refused(trained, tmp_path):
             "mine.pdparams": ["in the name of .*mine.pdparams", "unknown config 'mine'", "--config"],
             "bad.pdparams": ["saved with .*bad.pdparams", "no_such_key", "--config"],
             "torn.pdparams": ["torn.json is damaged", "--config"]}.items():
-        assert_refused("eval", arguments_of(tmp_path / name, tmp_path / "out"), *words)
+        assert_refused("eval", eval_arguments(tmp_path / name, tmp_path / "out"), *words)
     shutil.copyfile(str(trained.with_suffix(".json")), str(tmp_path / "cut.json"))
-    assert_refused("eval", arguments_of(tmp_path / "cut.pdparams", tmp_path / "out"), "cut.pdparams is damaged")
+    assert_refused("eval", eval_arguments(tmp_path / "cut.pdparams", tmp_path / "out"), "cut.pdparams is damaged")
     assert not (tmp_path / "out").exists()
 
 
 def test_folder_that_cannot_be_written_is_told_before_the_evaluation(trained, tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    assert_refused("eval", arguments_of(trained, tmp_path / "file"), "file", "--output_folder")
+    assert_refused("eval", eval_arguments(trained, tmp_path / "file"), "file", "--output_folder")
 
 
 def test_damaged_pictures_alone_are_an_error(trained, tmp_path):
@@ -449,10 +477,11 @@ def test_damaged_pictures_alone_are_an_error(trained, tmp_path):
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / "in" / name).write_bytes(b"\xff\xd8 cut")
     out = tmp_path / "out"
-    assert_refused("eval", arguments_of(trained, out, f"--image={tmp_path / 'in' / 'a.jpg'}"), "a.jpg is cut off")
-    assert_refused("eval", arguments_of(trained, out, f"--images={tmp_path / 'in'}:{out}"), "none of the pictures")
+    assert_refused("eval", eval_arguments(trained, out, f"--image={tmp_path / 'in' / 'a.jpg'}"), "a.jpg is cut off")
+    assert_refused("eval", eval_arguments(trained, out, f"--images={tmp_path / 'in'}:{out}"), "none of the pictures")
     (tmp_path / "empty").mkdir()
-    assert_refused("eval", arguments_of(trained, out, f"--images={tmp_path / 'empty'}:{out}"), "no picture", "--images")
+    empty = f"--images={tmp_path / 'empty'}:{out}"
+    assert_refused("eval", eval_arguments(trained, out, empty), "no picture", "--images")
     assert not out.exists()
 
 
@@ -464,7 +493,7 @@ def test_damaged_pictures_alone_are_an_error(trained, tmp_path):
 def test_annotation_files_that_cannot_be_used_are_refused(trained, demo_data, tmp_path, change, words):
     data = copy_data(demo_data, tmp_path / "data")
     edit_info(data, "val", change)
-    assert_refused("eval", arguments_of(trained, tmp_path / "out", overrides=places(data)),
+    assert_refused("eval", eval_arguments(trained, tmp_path / "out", overrides=places(data)),
                    "instances_val.json", *words)
     assert files_below(tmp_path / "out") == []
 

@@ -44,11 +44,12 @@ from data.coco_checks import find_fault  # noqa: E402
 from data.config import ConfigError, apply_overrides, cfg, set_cfg  # noqa: E402
 from data.images import DatasetError, to_rle  # noqa: E402
 from layers.losses import downsample_masks  # noqa: E402
-from layers.output_utils import upsample_masks  # noqa: E402
+from layers.output_utils import PictureMasks  # noqa: E402
 from utils.augmentation_draws import Placement  # noqa: E402
 from utils.augmentations import place_planes  # noqa: E402
 from utils.checkpoint import Name  # noqa: E402
 from utils.coco_results import METRIC_NAMES, CocoResults, evaluate_results, write_json  # noqa: E402
+from utils.instances import Instances  # noqa: E402
 from yolact import Yolact  # noqa: E402
 
 REPO = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -155,7 +156,7 @@ def reduce_and_restore(masks: np.ndarray, max_size: int, proto_size: tuple[int, 
     resized = np.empty((count, max_size, max_size), np.uint8)
     place_planes(list(masks.astype(np.uint8)), (height, width), Placement(height, width), resized)
     reduced = downsample_masks(paddle.to_tensor(resized), *proto_size)
-    return upsample_masks(reduced.transpose([1, 2, 0]), width, height).numpy()
+    return PictureMasks(reduced.numpy(), height, width).numpy()
 
 
 def bound_of(dataset: COCODetection, max_size: int, proto_size: tuple[int, int]) -> dict:
@@ -174,8 +175,9 @@ def bound_of(dataset: COCODetection, max_size: int, proto_size: tuple[int, int])
         restored = reduce_and_restore(masks, max_size, proto_size)
         left = restored.any(axis=(1, 2))
         pixel_boxes = np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], axis=1).astype(np.int64)
-        results.add(image_id, classes[left], pixel_boxes[left], np.ones(left.sum()), restored[left])
-    metrics, _ = evaluate_results(dataset.coco, results, dataset.ids)
+        results.add(position, image_id, Instances(classes[left], np.ones(left.sum()), pixel_boxes[left], restored[left],
+                                                  dataset.class_names, *masks.shape[1:]))
+    metrics, _ = evaluate_results(dataset.coco, results.lists(), dataset.ids)
     return {name: metrics["segm"][name] for name in METRIC_NAMES}
 
 

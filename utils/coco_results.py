@@ -8,7 +8,6 @@ Shapes: D detections of one image, H W size of the original image. Boxes are pix
 
 import contextlib
 import io
-import itertools
 import json
 
 import numpy as np
@@ -17,128 +16,73 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from utils.files import atomic_path
+from utils.instances import Instances
 
 METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 IOU_PERCENTS = tuple(range(50, 100, 5))
 # The original's own names for the two kinds of result, used in its table and in its log.
 ROW_NAMES = {"bbox": "box", "segm": "mask"}
 
-_MAX_ENCODE_BYTES = 1 << 26
 
+class CocoFormat:
+    """Detections of one image as COCO results, by the original's rules for its two JSON files.
 
-def encode_masks(masks):
-    """Compressed COCO RLE of every mask.
+    Integer box as x, y, w, h; no detection whose integer box has zero area in either of them; category ids through the
+    label map; separate box and mask scores.
 
     Args:
-        masks: bool or uint8 [D, H, W], nonzero is the object.
-
-    Returns:
-        list of D dicts {"size": [H, W], "counts": ASCII str}, ready for json.
+        label_map: dict {category_id: label}, labels counted from 1 as in data/config.py.
 
     Raises:
-        ValueError: masks is not three-dimensional.
-    """
-    masks = np.asarray(masks)
-    if masks.ndim != 3:
-        raise ValueError(f"masks must have the shape [D, H, W], not {list(masks.shape)}")
-    binary = masks.view(np.uint8) if masks.dtype == np.bool_ else (masks != 0).view(np.uint8)
-    # One call for an image of ordinary size; the copy of a hundred 12-megapixel masks is cut in pieces.
-    step = max(1, _MAX_ENCODE_BYTES // max(1, masks.shape[1] * masks.shape[2]))
-    encoded = []
-    for start in range(0, len(binary), step):
-        column_major = np.asfortranarray(binary[start:start + step].transpose(1, 2, 0))
-        encoded.extend(mask_utils.encode(column_major))
-    return [{"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
-            for rle in encoded]
-
-
-class CocoResults:
-    """Detections of a whole run as COCO results, images in the order added, detections in the order given.
-
-    Follows the original's rules for its two JSON files: integer box as x, y, w, h; no detection whose integer
-    box has zero area in either of them; category ids through the label map; separate box and mask scores.
-
-    Attributes:
-        bbox: list of {"image_id", "category_id", "bbox": [x, y, w, h], "score"}.
-        segm: list of {"image_id", "category_id", "segmentation": RLE, "score"}, parallel to ``bbox`` when
-            every image was added with masks.
-        has_masks: False once detections were added with ``masks=None``.
+        ValueError: two categories share a label, so that results could not be told apart.
     """
 
     def __init__(self, label_map):
-        """Args:
-            label_map: dict {category_id: label}, labels counted from 1 as in data/config.py.
-
-        Raises:
-            ValueError: two categories share a label, so that results could not be told apart.
-        """
         self._category_of_class = {label - 1: category for category, label in label_map.items()}
         if len(self._category_of_class) != len(label_map):
             raise ValueError("label_map gives one label to several category ids; give each its own label")
-        self.bbox = []
-        self.segm = []
-        self.has_masks = True
 
-    def add(self, image_id, classes, boxes, box_scores, masks, mask_scores=None):
-        """Append the detections of one image; none at all is an ordinary case.
+    def __call__(self, image_id, found):
+        """COCO results of one image.
 
         Args:
-            image_id: id of the image in the COCO file.
-            classes: int [D], from 0 without background.
-            boxes: int [D, 4] x1, y1, x2, y2 in pixels of the original image.
-            box_scores: float [D].
-            masks: bool [D, H, W], or a list of D RLE dicts as of ``encode_masks``, or None for a network
-                without masks.
-            mask_scores: float [D] of a network that re-scores its masks; None takes ``box_scores``.
+            image_id: id of the image in the COCO file. found: ``utils.instances.Instances``; boxes are integers.
+
+        Returns:
+            (bbox, segm): lists of {"image_id", "category_id", "bbox": [x, y, w, h], "score"} and of {"image_id",
+            "category_id", "segmentation": RLE, "score"}; segm is empty without masks.
 
         Raises:
-            ValueError: arrays of different lengths, or a class that label_map does not know.
+            ValueError: a class that label_map does not know.
         """
-        classes, boxes, box_scores = np.asarray(classes), np.asarray(boxes), np.asarray(box_scores)
-        mask_scores = box_scores if mask_scores is None else np.asarray(mask_scores)
-        lengths = [len(classes), len(boxes), len(box_scores), len(mask_scores)]
-        lengths += [] if masks is None else [len(masks)]
-        if len(set(lengths)) != 1:
-            raise ValueError("classes, boxes, box_scores, mask_scores, masks must be equally long; those of "
-                             f"image {image_id} have the lengths {lengths}")
-        if not len(classes):
-            return
-        if masks is None:
-            self.has_masks = False
-        elif not isinstance(masks, (list, tuple)):
-            masks = encode_masks(masks)
         image_id = image_id.item() if isinstance(image_id, np.generic) else image_id
-        for index, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
-            # A box that lies outside the image comes out of the clamp with x2 < x1: it has no area either.
-            if x2 <= x1 or y2 <= y1:
-                continue
-            common = {"image_id": image_id, "category_id": self._category_id(int(classes[index]))}
-            box = [round(float(value), 1) for value in (x1, y1, x2 - x1, y2 - y1)]
-            self.bbox.append({**common, "bbox": box, "score": float(box_scores[index])})
-            if masks is not None:
-                self.segm.append({**common, "segmentation": masks[index], "score": float(mask_scores[index])})
+        # A box that lies outside the image comes out of the clamp with x2 < x1: it has no area either.
+        found = found[(found.boxes[:, 2] > found.boxes[:, 0]) & (found.boxes[:, 3] > found.boxes[:, 1])]
+        common = [{"image_id": image_id, "category_id": self._category_id(number)} for number in found.classes.tolist()]
+        bbox = [{**entry, "bbox": [round(float(value), 1) for value in (x1, y1, x2 - x1, y2 - y1)], "score": score}
+                for entry, (x1, y1, x2, y2), score in zip(common, found.boxes.tolist(), found.scores.tolist())]
+        if not found.has_masks:
+            return bbox, []
+        segm = [{**entry, "segmentation": rle, "score": score}
+                for entry, rle, score in zip(common, found.rle(), found.mask_scores.tolist())]
+        return bbox, segm
 
-    def to_plain(self):
-        """All that was added, as plain values that another process can be sent."""
-        return self.bbox, self.segm, self.has_masks
-
-    def merge(self, parts, image_ids):
-        """Replace everything by the parts of several processes.
+    def instances(self, results, class_names, height, width):
+        """The way back: (bbox, segm) of one image -> ``utils.instances.Instances``.
 
         Args:
-            parts: list of what ``to_plain`` gave. image_ids: the images in the order of the result.
+            results: as this class gives them. class_names: names by class index. height, width: of the image.
         """
-        place = {image_id: number for number, image_id in enumerate(image_ids)}
-        bbox, segm, has_masks = zip(*parts)
-        self.bbox = sorted(itertools.chain(*bbox), key=lambda entry: place[entry["image_id"]])
-        self.segm = sorted(itertools.chain(*segm), key=lambda entry: place[entry["image_id"]])
-        self.has_masks = any(has_masks)
-
-    def write(self, bbox_file, mask_file=None):
-        """Write the two files atomically, making their folders; ``mask_file=None`` writes the boxes only."""
-        write_json(bbox_file, self.bbox)
-        if mask_file is not None:
-            write_json(mask_file, self.segm)
+        bbox, segm = results
+        class_of_category = {category: number for number, category in self._category_of_class.items()}
+        boxes = np.array([entry["bbox"] for entry in bbox]).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        masks = np.zeros((len(segm), height, width), bool)
+        for mask, entry in zip(masks, segm):
+            mask[:] = mask_utils.decode(entry["segmentation"])
+        return Instances([class_of_category[entry["category_id"]] for entry in bbox],
+                         np.array([entry["score"] for entry in bbox]), boxes, masks if len(segm) or not bbox else None,
+                         class_names, height, width, np.array([entry["score"] for entry in segm]) if segm else None)
 
     def _category_id(self, class_index):
         try:
@@ -147,6 +91,52 @@ class CocoResults:
             raise ValueError(f"class {class_index} has no category id: dataset.label_map covers the classes "
                              f"{sorted(self._category_of_class)}; give it one entry for every name in "
                              "dataset.class_names") from None
+
+
+class CocoResults:
+    """Detections of a whole run in memory.
+
+    Args:
+        label_map: as ``CocoFormat``. has_masks: whether the network has masks.
+
+    Attributes:
+        done: places that need not be added, none.
+    """
+
+    done = frozenset()
+
+    def __init__(self, label_map, has_masks=True):
+        self._format = CocoFormat(label_map)
+        self._has_masks = has_masks
+        self._places = {}
+
+    def add(self, place, image_id, found):
+        """Add the detections of one image.
+
+        Args:
+            place: the image's number in the order of evaluation. image_id: id of the image in the COCO file.
+            found: ``utils.instances.Instances``, or None for an image that could not be read.
+        """
+        self._places[place] = ([], []) if found is None else self._format(image_id, found)
+
+    def of_place(self, place):
+        """(bbox, segm) of an image, as of ``CocoFormat``."""
+        return self._places[place]
+
+    def lists(self):
+        """{"bbox": all box results, "segm": all mask results if there are masks}, in the order of evaluation."""
+        parts = [self._places[place] for place in sorted(self._places)]
+        kinds = ("bbox", "segm") if self._has_masks else ("bbox",)
+        return {kind: [entry for part in parts for entry in part[number]] for number, kind in enumerate(kinds)}
+
+    def part(self):
+        """What was added, as plain values that another process can be sent."""
+        return self._places
+
+    def merge(self, parts):
+        """Add what other processes have."""
+        for part in parts:
+            self._places.update(part)
 
 
 def coco_metrics(coco_gt, results, iou_type, image_ids):
@@ -165,7 +155,7 @@ def coco_metrics(coco_gt, results, iou_type, image_ids):
     Returns:
         dict: the twelve METRIC_NAMES as fractions (-1 where there is no ground truth to measure), "per_iou"
         (list of ten AP at IoU .50 to .95), "per_class" ({category name: AP}, classes with ground truth only),
-        "summary" (the twelve lines that COCOeval prints).
+        "summary" (the twelve lines that COCOeval prints), "evaluation" (the COCOeval itself, with its curves).
 
     Raises:
         ValueError: an image id that the ground truth does not have.
@@ -196,34 +186,31 @@ def coco_metrics(coco_gt, results, iou_type, image_ids):
         str(ground_truth.cats[category].get("name", category)): _mean_of_measured(precision[:, :, column])
         for column, category in enumerate(evaluation.params.catIds) if (precision[:, :, column] > -1).any()}
     metrics["summary"] = summary.getvalue()
+    metrics["evaluation"] = evaluation
     return metrics
 
 
-def evaluate_results(coco_gt, results, image_ids, per_class=False):
+def evaluate_results(coco_gt, results, image_ids):
     """Score a run and put it into words.
 
     Args:
         coco_gt: pycocotools COCO with the ground truth.
-        results: CocoResults.
+        results: {"bbox": list of COCO results, "segm": the same of masks}, or one of them.
         image_ids: ids of the images that were evaluated (a part of the data set with ``--max_images``).
-        per_class: append one line for every class that has ground truth.
 
     Returns:
-        (metrics, text): metrics {"bbox": dict, "segm": dict} as of ``coco_metrics`` ("segm" is missing when
-        the network gave no masks), text the COCOeval tables and the original's compact table, ready to print.
+        (metrics, text): metrics {"bbox": dict, "segm": dict} as of ``coco_metrics``, of the kinds given, text the
+        COCOeval tables and the original's compact table, ready to print.
     """
-    kinds = [("bbox", results.bbox)] + ([("segm", results.segm)] if results.has_masks else [])
     wanted, metrics, parts = set(image_ids), {}, []
     if not any(coco_gt.imgToAnns.get(image_id) for image_id in wanted):
         parts.append("None of the evaluated images has an annotation: there is nothing to measure (-1, -).")
-    for iou_type, found in kinds:
+    for iou_type, found in results.items():
         metrics[iou_type] = coco_metrics(coco_gt, found, iou_type, image_ids)
         count = sum(result["image_id"] in wanted for result in found)
         parts.append(f"COCO {ROW_NAMES[iou_type]} ({iou_type}), {len(wanted)} images, {count} detections:\n"
                      + metrics[iou_type]["summary"])
     parts.append(compact_table(metrics))
-    if per_class:
-        parts.append(_per_class_table(metrics))
     return metrics, "\n".join(parts)
 
 
@@ -333,8 +320,8 @@ def _percent_cell(value):
     return "   -   " if value < 0 else f"{100 * value:6.2f} "
 
 
-def _per_class_table(metrics):
-    """One line per class: name and AP in per cent for boxes and masks."""
+def class_table(metrics):
+    """One line for every class that has ground truth: name and AP in per cent for boxes and masks."""
     names = list(dict.fromkeys(name for values in metrics.values() for name in values["per_class"]))
     width = max([len(name) for name in names] + [5])
     rows = ["class".ljust(width) + " |" + "|".join(f" {ROW_NAMES[kind]:>5s} " for kind in metrics) + "|"]

@@ -208,3 +208,10 @@ def str2bool(text):
     if word in ("no", "false", "f", "n", "0", "off"):
         return False
     raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false; write True or False")
+
+
+def seed_number(text):
+    """argparse type of ``--seed``: what every generator takes."""
+    if not (text.isdigit() and int(text) < 2 ** 32):
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed; write an integer from 0 to 4294967295")
+    return int(text)
