@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import zipfile
 
 from utils import ranks
@@ -229,8 +230,11 @@ def write_zip(folder, mask_file, split, name):
     """
     stem = f"detections_{split}_{re.sub(r'[^A-Za-z0-9.-]+', '-', name)}_results"
     path = os.path.join(folder, stem + ".zip")
-    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.write(mask_file, stem + ".json")
+    entry = zipfile.ZipInfo(stem + ".json")  # without the time, so that equal results make equal files
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive, open(mask_file, "rb") as source, \
+            archive.open(entry, "w", force_zip64=True) as target:
+        shutil.copyfileobj(source, target)
     return path
 
 
