@@ -13,7 +13,8 @@ class Upsample(nn.Layer):
 
     def forward(self, x):
         """x: [B, C, H, W] -> [B, C, H * factor, W * factor]."""
-        return F.interpolate(x, scale_factor=self.factor, mode="bilinear", align_corners=False)
+        size = [side * self.factor for side in x.shape[2:]]  # as a size, which ONNX converters can read
+        return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
 def make_net(in_channels, layers, include_last_relu=True):
@@ -59,7 +60,8 @@ class ProtoNet(nn.Sequential):
         """x: [B, in_channels, H, W] -> prototypes [B, h, w, K]."""
         if self.use_grid:
             x = paddle.concat([x, cell_coordinates(x)], axis=1)
-        protos = self.activation(super().forward(x)).transpose([0, 2, 3, 1])
+        # Not super(), which the translator to static graphs of Paddle 2.6 loses.
+        protos = self.activation(nn.Sequential.forward(self, x)).transpose([0, 2, 3, 1])
         if self.bias:
             protos = paddle.concat([protos, paddle.ones_like(protos[..., :1])], axis=-1)
         return protos

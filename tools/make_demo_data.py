@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from tqdm import tqdm
 if __package__ in (None, ""):  # run as a script: python tools/make_demo_data.py
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from tools.demo_shapes import CLASS_NAMES, SPLITS, Instance, Scene, draw_scene  # noqa: E402
+from utils.files import atomic_folder  # noqa: E402
 
 VAL_ID_OFFSET = 1_000_000  # no image id stands in both splits
 MARKER = "demo_data.json"
@@ -98,20 +98,6 @@ def _check_target(out: str) -> None:
         raise FileExistsError(f"{out} holds files that this tool did not make; choose another --out")
 
 
-def _swap_in(finished: str, out: str) -> None:
-    """Puts the finished folder in the place of `out`; the earlier one goes only once the new one stands."""
-    old = f"{finished}.old"
-    if os.path.lexists(out):
-        os.rename(out, old)
-    try:
-        os.rename(finished, out)
-    except OSError:
-        if os.path.lexists(old):
-            os.rename(old, out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def make_demo_data(out: str, train: int = 2000, val: int = 100, size: int = 96, seed: int = DEFAULT_SEED,
                    progress: bool = False) -> dict[str, dict]:
     """Draws the data set into a folder beside `out` and renames it, so `out` is always whole or as before.
@@ -121,12 +107,8 @@ def make_demo_data(out: str, train: int = 2000, val: int = 100, size: int = 96, 
     Raises:
         FileExistsError: `out` holds files that this tool did not make. OSError: it cannot be written.
     """
-    out = os.path.realpath(out)  # a linked folder is replaced where it lies, the link stays
     _check_target(out)
-    os.makedirs(os.path.dirname(out), exist_ok=True)
-    folder = os.path.join(os.path.dirname(out), f".{os.path.basename(out)}.part-{os.getpid()}")
-    try:
-        os.mkdir(folder)
+    with atomic_folder(out) as folder:
         contents = {split: _write_split(folder, split, count, size, seed, progress)
                     for split, count in zip(SPLITS, (train, val))}
         split, count = ("train", train) if train else ("val", val)
@@ -134,9 +116,6 @@ def make_demo_data(out: str, train: int = 2000, val: int = 100, size: int = 96, 
         cv2.imwrite(os.path.join(folder, "preview.png"), sheet)
         with open(os.path.join(folder, MARKER), "w", encoding="utf-8") as file:
             json.dump({"train": train, "val": val, "size": size, "seed": seed}, file)
-        _swap_in(folder, out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return contents
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 
 
 def sync_to_disk(path):
@@ -32,3 +33,25 @@ def atomic_path(path):
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
+
+
+@contextlib.contextmanager
+def atomic_folder(path):
+    """Give a new folder beside ``path`` to fill; it takes the place of ``path`` at the end or vanishes.
+
+    Whatever happens in between, ``path`` holds either its old content or the whole new one.
+    """
+    path = os.path.realpath(path)  # a linked folder is replaced where it lies, the link stays
+    parent, name = os.path.split(path)
+    temporary, old = (os.path.join(parent, f".{name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
+    os.makedirs(temporary)
+    try:
+        yield temporary
+        if os.path.lexists(path):
+            os.rename(path, old)
+        os.rename(temporary, path)
+    finally:
+        if os.path.lexists(old) and not os.path.lexists(path):
+            os.rename(old, path)
+        for folder in (temporary, old):
+            shutil.rmtree(folder, ignore_errors=True)
