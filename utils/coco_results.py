@@ -259,7 +259,7 @@ def _private_ground_truth(coco_gt, wanted, iou_type):
     annotations = []
     for image_id in sorted(wanted):
         for original in coco_gt.imgToAnns.get(image_id, []):
-            annotation = _completed(original, coco_gt.imgs[image_id], iou_type)
+            annotation = completed_annotation(original, coco_gt.imgs[image_id], iou_type)
             if annotation is not None:
                 # COCOeval takes a match with id 0 for no match: files that count from 0 would lose an object.
                 annotation["id"] = len(annotations) + 1
@@ -272,7 +272,7 @@ def _private_ground_truth(coco_gt, wanted, iou_type):
     return _coco_of({"images": images, "categories": categories}, annotations)
 
 
-def _completed(original, image, iou_type):
+def completed_annotation(original, image, iou_type):
     """Copy of an annotation with iscrowd, bbox and area; None if it has nothing of this kind to compare."""
     annotation = dict(original)
     annotation.setdefault("iscrowd", 0)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from utils.coco_results import METRIC_NAMES
+from utils.coco_results import METRIC_NAMES, completed_annotation
 
 MATCH_IOU = 0.5
 COUNTED_SCORE = 0.3  # from here on a detection counts in the quality, the confusions and the sizes
@@ -70,15 +70,10 @@ def ground_truth_objects(coco_gt, image_id, classes, has_masks):
     """
     rows = []
     for annotation in coco_gt.imgToAnns.get(image_id, []):
-        mask = _annotation_mask(coco_gt, annotation)
-        box = annotation.get("bbox") or (None if mask is None else mask_utils.toBbox(mask).tolist())
-        if box is None or (has_masks and mask is None):
-            continue
-        area = annotation.get("area")
-        if area is None:
-            area = box[2] * box[3] if mask is None else float(mask_utils.area(mask))
-        rows.append((classes.index_of[annotation["category_id"]], box, mask, 1.0,
-                     bool(annotation.get("iscrowd")), area))
+        whole = completed_annotation(annotation, coco_gt.imgs[image_id], "segm" if has_masks else "bbox")
+        if whole is not None:
+            rows.append((classes.index_of[whole["category_id"]], whole["bbox"],
+                         whole["segmentation"] if has_masks else None, 1.0, bool(whole["iscrowd"]), whole["area"]))
     return _objects_of(rows, has_masks)
 
 
@@ -275,15 +270,6 @@ def outline_path(mask, scale):
         steps = " ".join(map(str, np.diff(points, axis=0).ravel().tolist()))
         parts.append(f"M{points[0, 0]} {points[0, 1]}{'l' if steps else ''}{steps}z")
     return "".join(parts)
-
-
-def _annotation_mask(coco_gt, annotation):
-    """Compressed RLE of an annotation; None if it has no outline."""
-    outline = annotation.get("segmentation")
-    if isinstance(outline, list):
-        # Fewer than three corners enclose nothing, and pycocotools reads four numbers as a box.
-        outline = [polygon for polygon in outline if len(polygon) >= 6]
-    return coco_gt.annToRLE({**annotation, "segmentation": outline}) if outline else None
 
 
 def _objects_of(rows, has_masks):
