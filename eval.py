@@ -13,6 +13,7 @@ import contextlib
 import functools
 import logging
 import os
+import signal
 import sys
 
 # Before paddle: this sets what paddle reads at its import.
@@ -24,6 +25,8 @@ from utils.runtime import (
     set_threads,
     set_up_messages,
     str2bool,
+    threshold,
+    whole_number,
 )
 
 # isort: split
@@ -39,13 +42,14 @@ from utils.checkpoint import check_writable, network_differences
 from utils.coco_results import CocoFormat, class_table, evaluate_results, write_json, write_metrics
 from utils.comparison import comparison_page
 from utils.exported import DESCRIPTION, load_exported, read_description
+from utils.in_out import check_another
 from utils.instances import Instances
 from utils.lincomb import lincomb_figure
 from utils.overlap import Behind, ahead
 from utils.pictures import detect_files, folder_of_pictures, image_info, one_picture, picture_ids
 from utils.predictor import SHOWN_SCORE_THRESHOLD, SHOWN_TOP_K, Predictor, load_network, locate
 from utils.report import write_report
-from utils.result_journal import journals, open_journal, run_of, split_name, write_web_json, write_zip
+from utils.result_journal import archive_name, check_outputs, open_journal, run_of, write_web_json, write_zip
 from utils.screen import open_window
 from utils.stopwatch import Stopwatch, time_picture
 from utils.video import VideoSource, run_video, video_in_out
@@ -56,6 +60,16 @@ USER_ERRORS = (UserError, ConfigError, DatasetError, OSError)
 PAGE_PICTURES = 12
 MOST_NAMED = 20  # files that were written
 BENCHMARK_IMAGES = 20
+# Options that a mode does not know, of those that a user may expect something of.
+WITHOUT_EFFECT = {
+    "image": ("benchmark", "max_images", "output_web_json", "comparison", "classwise"),
+    "video": ("benchmark", "max_images", "output_web_json", "comparison", "classwise", "output_coco_json", "resume",
+              "display", "display_lincomb"),
+    "display": ("benchmark", "output_coco_json", "resume", "comparison", "classwise", "display_lincomb"),
+    "benchmark": ("output_coco_json", "resume", "comparison", "classwise", "display_lincomb"),
+    "dataset": ("display_lincomb",),
+}
+WITHOUT_EFFECT["images"] = WITHOUT_EFFECT["image"]
 OBSOLETE = {"ap_data_file": "--output_folder keeps the detections while they are made, and --resume goes on from them",
             "mask_proto_debug": "--display_lincomb=True draws the prototypes"}
 
@@ -91,7 +105,7 @@ def parse_args(argv=None):
 
 def _add_dataset_options(add):
     add("--output_coco_json", action="store_true",
-        help="write detections as COCO result files, and the archive for COCO's server; of --images as well")
+        help="write detections as COCO result files, and the archive for COCO's server; of --image(s) those drawn")
     add("--bbox_det_file", help="COCO box results (default: bbox_detections.json in --output_folder)")
     add("--mask_det_file", help="COCO mask results (default: mask_detections.json in --output_folder)")
     add("--resume", action="store_true", help="go on with a run that was interrupted")
@@ -113,9 +127,9 @@ def _add_detection_options(add):
     add("--cross_class_nms", type=str2bool, default=False, help="NMS across classes (default: %(default)s)")
     add("--detect", action="store_true", help="boxes only, without the mask branch")
     add("--no_crop", dest="crop", action="store_false", help="do not cut masks to their boxes")
-    add("--score_threshold", type=float,
+    add("--score_threshold", type=threshold,
         help=f"drop detections scored at or below (default: 0, for pictures and video {SHOWN_SCORE_THRESHOLD})")
-    add("--top_k", type=int,
+    add("--top_k", type=whole_number,
         help=f"keep at most so many detections an image (default: all, for pictures and video {SHOWN_TOP_K})")
 
 
@@ -133,7 +147,7 @@ def _add_picture_options(group):
         help="what a colour stands for (default: %(default)s)")
     add("--display_lincomb", type=str2bool, default=False,
         help="draw how the best detection's mask is made of prototypes, beside the result (default: %(default)s)")
-    add("--video_multiframe", type=int, default=1, metavar="N",
+    add("--video_multiframe", type=whole_number, default=1, metavar="N",
         help="frames that the network takes at once (default: %(default)s)")
     add("--display_fps", action="store_true", help="draw the frame rate of the processing on the video")
     add("--emulate_playback", action="store_true", help="write a video no faster than it would play")
@@ -252,12 +266,34 @@ def journal_of(args, path, label_map, has_masks, images):
     return open_journal(args.output_folder, run, len(images), CocoFormat(label_map), has_masks, args.resume)
 
 
-def write_results(journal, args):
-    """The COCO result files; returns their paths."""
-    files = [args.bbox_det_file or os.path.join(args.output_folder, "bbox_detections.json")]
-    if journal.has_masks:
-        files.append(args.mask_det_file or os.path.join(args.output_folder, "mask_detections.json"))
-    journal.write(*files)
+def output_files(args, has_masks, has_gt, info_file):
+    """{kind: path} of what the evaluation of a data set is to write; refuses what cannot be written."""
+    check_writable(args.output_folder, "--output_folder")
+    here = functools.partial(os.path.join, args.output_folder)
+    files = {}
+    if args.output_coco_json:
+        files.update(result_files(args, has_masks))
+        files["archive"] = here(archive_name(info_file, cfg.name))
+    if has_gt:
+        files["metrics"] = here("metrics.json")
+    if args.output_web_json:
+        files["web"] = os.path.join(args.web_det_path, f"{cfg.name}.json")
+    if has_gt and args.comparison:
+        files["comparison"] = here("predictions.png")
+    if args.report and (has_gt or args.output_web_json):
+        files["report"] = here("report", "index.html")
+    check_outputs(list(files.values()))
+    return files
+
+
+def result_files(args, has_masks):
+    """{"bbox": path, "segm": path} of the COCO result files."""
+    files = {"bbox": args.bbox_det_file or os.path.join(args.output_folder, "bbox_detections.json")}
+    masks = args.mask_det_file or os.path.join(args.output_folder, "mask_detections.json")
+    if has_masks:
+        files["segm"] = masks
+    elif os.path.exists(masks):
+        logging.warning("%s is of an earlier run: this one has no masks", masks)
     return files
 
 
@@ -265,35 +301,39 @@ def evaluate_dataset(predictor, args, path):
     """The command without pictures or video: metrics, report, result files."""
     dataset = load_validation_set()
     order = chosen_images(dataset, args)
+    files = output_files(args, predictor.has_masks, dataset.has_gt, dataset.info_file)
     with journal_of(args, path, dataset.label_map, predictor.has_masks,
                     [dataset.ids[position] for position in order]) as journal:
         order = evaluate(predictor, dataset, order, journal, not args.no_bar)
         if ranks.rank() > 0:
             return
-        image_ids = [dataset.ids[position] for position in order]
-        written, metrics = [], {}
         if args.output_coco_json:
-            written += write_results(journal, args)
-            split = split_name(dataset.info_file)
-            written.append(write_zip(args.output_folder, written[-1], split, cfg.name))
-        if dataset.has_gt:
-            metrics, text = evaluate_results(dataset.coco, journal.lists(), image_ids)
-            print(text + (class_table(metrics) if args.classwise else ""))
-            written.append(os.path.join(args.output_folder, "metrics.json"))
-            write_metrics(written[-1], metrics)
-        elif not args.output_coco_json:
+            journal.write(files["bbox"], files.get("segm"))
+            write_zip(files["archive"], files.get("segm", files["bbox"]))
+        image_ids = [dataset.ids[position] for position in order]
+        metrics = measure(dataset, journal, image_ids, files, args)
+        names = class_names_by_category(dataset.label_map, dataset.class_names)
+        if "web" in files:
+            write_web_json(files["web"], journal, image_ids, names, {"name": cfg.name, "max_size": cfg.max_size})
+        if "comparison" in files:
+            write_comparison(dataset, order, journal, metrics, files["comparison"])
+        if "report" in files:
+            report(dataset, names, image_ids, journal, metrics, files["report"], bar=not args.no_bar)
+        journal.remove()
+    tell(list(files.values()))
+
+
+def measure(dataset, journal, image_ids, files, args):
+    """COCO's figures, printed and written; {} for a data set without annotations."""
+    if not dataset.has_gt:
+        if not args.output_coco_json:
             print(f"{dataset.info_file} has no annotations, so there is nothing to measure; --output_coco_json "
                   "writes the detections for the test server")
-        names = class_names_by_category(dataset.label_map, dataset.class_names)
-        if args.output_web_json:
-            written.append(os.path.join(args.web_det_path, f"{cfg.name}.json"))
-            write_web_json(written[-1], journal, image_ids, names, {"name": cfg.name, "max_size": cfg.max_size})
-        if args.comparison and dataset.has_gt:
-            written.append(write_comparison(dataset, order, journal, metrics, args))
-        if args.report and (dataset.has_gt or args.output_web_json):
-            written.append(report(dataset, names, image_ids, journal, metrics, args))
-        journal.remove()
-    print("\n".join(f"written: {path}" for path in written))
+        return {}
+    metrics, text = evaluate_results(dataset.coco, journal.lists(), image_ids)
+    print(text + (class_table(metrics) if args.classwise else ""))
+    write_metrics(files["metrics"], metrics)
+    return metrics
 
 
 def class_names_by_category(label_map, class_names):
@@ -301,28 +341,25 @@ def class_names_by_category(label_map, class_names):
     return {category: class_names[label - 1] for category, label in label_map.items()}
 
 
-def write_comparison(dataset, order, journal, metrics, args):
-    """predictions.png: the first pictures beside their ground truth; returns its path."""
-    path = os.path.join(args.output_folder, "predictions.png")
+def write_comparison(dataset, order, journal, metrics, path):
+    """The first pictures beside their ground truth."""
     items = []
     for position, image, found in first_pictures(dataset, order, journal, PAGE_PICTURES):
         classes, masks, boxes = dataset.ground_truth(position)
         truth = Instances(classes, None, boxes, masks, dataset.class_names, *image.shape[:2])
         items.append({"image": image, "gt": truth, "pred": found})
-    title = cfg.name + "".join(f"   {kind} AP {values['AP']:.3f}" for kind, values in metrics.items())
-    comparison_page(items, path, title, COLORS)
-    return path
+    if items:
+        title = cfg.name + "".join(f"   {kind} AP {values['AP']:.3f}" for kind, values in metrics.items())
+        comparison_page(items, path, title, COLORS)
 
 
-def report(dataset, names, image_ids, journal, metrics, args):
-    """report/index.html; returns its path."""
+def report(dataset, names, image_ids, journal, metrics, path, bar):
+    """The page of figures and images, and what it loads."""
     positions = {image_id: position for position, image_id in enumerate(dataset.ids)}
     places = {image_id: place for place, image_id in enumerate(image_ids)}
-    folder = os.path.join(args.output_folder, "report")
-    write_report(folder, cfg.name, names, dataset.coco, image_ids,
+    write_report(os.path.dirname(path), cfg.name, names, dataset.coco, image_ids,
                  lambda image_id: journal.of_place(places[image_id]),
-                 lambda image_id: dataset.try_load_image(positions[image_id]), metrics, bar=not args.no_bar)
-    return os.path.join(folder, "index.html")
+                 lambda image_id: dataset.try_load_image(positions[image_id]), metrics, bar)
 
 
 def benchmark(predictor, args):
@@ -368,38 +405,46 @@ def display_dataset(predictor, args):
 
 def detect_pictures(predictor, pairs, args, path):
     """--image and --images: write pictures with their detections drawn; with --output_coco_json result files, too."""
-    sources = [source for source, _ in pairs]
+    sources, ids = [source for source, _ in pairs], picture_ids([source for source, _ in pairs])
+    label_map = cfg.dataset.label_map or {label: label for label in range(1, cfg.num_classes)}
+    files = {}
+    if args.output_coco_json:
+        files = {**result_files(args, predictor.has_masks), "images": os.path.join(args.output_folder, "images.json")}
+    check_outputs(list(files.values()))
     window = window_or_warning(cfg.name) if args.display else None
     with contextlib.ExitStack() as stack:
-        journal, ids = None, picture_ids(sources)
-        if args.output_coco_json:
-            label_map = cfg.dataset.label_map or {label: label for label in range(1, cfg.num_classes)}
+        journal = None
+        if window is not None:
+            stack.callback(window.close)
+        if files:
             journal = stack.enter_context(journal_of(args, path, label_map, predictor.has_masks, sources))
 
         def finish(place, image, found):
-            drawn = predictor.draw(image, found, **draw_options(args))
-            write_image(pairs[place][1], drawn)
+            drawn = None
+            if found is not None:
+                drawn = predictor.draw(image, found, **draw_options(args))
+                write_image(pairs[place][1], drawn)
             if journal is not None:
                 journal.add(place, ids[place], found)
             return drawn
 
-        places = [place for place in range(ranks.rank(), len(pairs), ranks.count())
-                  if journal is None or place not in journal.done]
-        done = detect_files(predictor, sources, places, finish, window, bar=not args.no_bar and len(pairs) > 1)
+        share = range(ranks.rank(), len(pairs), ranks.count())
+        places = [place for place in share if journal is None or place not in journal.done]
+        done, ended = detect_files(predictor, sources, places, finish, window, bar=not args.no_bar and len(pairs) > 1)
+        if not any(ranks.gathered(len(done) + len(share) - len(places))):
+            raise UserError("none of the pictures could be read; see the warnings above")
         written = [pairs[place][1] for place in done]
         if args.display_lincomb:
-            figures = [draw_lincomb(predictor, *pairs[place], args) for place in done]
-            written += [path for path in figures if path]
-        if journal is not None:
-            ranks.gathered(None)
-        if journal is not None and ranks.rank() == 0:
-            written += write_results(journal, args)
-            written.append(os.path.join(args.output_folder, "images.json"))
+            figures = [draw_lincomb(predictor, *pairs[place], args) for place in (done if ended else share)]
+            written += [figure for figure in figures if figure]
+        if files and ended:
+            logging.warning("ended in the window, so there are no result files; --resume goes on")
+        elif files and ranks.rank() == 0:
+            journal.write(files["bbox"], files.get("segm"))
             names = class_names_by_category(label_map, cfg.dataset.class_names)
-            write_json(written[-1], image_info(sources, ids, names), indent=1)
+            write_json(files["images"], image_info(sources, ids, names), indent=1)
             journal.remove()
-        if window is not None:
-            window.close()
+            written += files.values()
     tell(written)
 
 
@@ -425,18 +470,18 @@ def window_or_warning(title):
 @paddle.no_grad()
 def draw_lincomb(predictor, source, target, args):
     """How the mask of the best detection is made of prototypes, beside the result; returns the file, or None."""
-    image = read_image(source, apply_orientation=True)
+    try:
+        image = read_image(source, apply_orientation=True)
+    except DatasetError:  # it was told of before
+        return None
     [detection] = predictor.detections_of(predictor.network(predictor.transform(image)[None]))
-    if "proto" not in detection:
-        raise UserError("--display_lincomb: this network has no prototypes (or --detect leaves them out)")
-    best = {**detection, **{key: detection[key][:1] for key in ("box", "class", "score", "mask")}}
-    found = predictor.instances(best, *image.shape[:2])
+    found, rows = predictor.instances_and_rows(detection, *image.shape[:2])
     if not len(found):
         logging.warning("--display_lincomb: nothing was found in %s", source)
         return None
     path = os.path.splitext(target)[0] + "_lincomb.png"
     title = f"{found.names[0]} {found.scores[0]:.2f} in {os.path.basename(source)}"
-    lincomb_figure(path, image, best["proto"].numpy(), best["mask"][0].numpy(), found.window(0),
+    lincomb_figure(path, image, detection["proto"].numpy(), detection["mask"][int(rows[0])].numpy(), found.window(0),
                    found.boxes[0], title, crop=args.crop and cfg.mask_proto_crop)
     return path
 
@@ -452,7 +497,8 @@ def detect_video(predictor, args):
             if video.live:
                 raise
             target = os.path.join(args.output_folder, os.path.splitext(os.path.basename(source))[0] + ".mp4")
-            logging.warning("%s; writing %s", error, target)
+            check_another(source, target)
+            logging.warning("%s; writing %s", str(error).partition(";")[0], target)
     if target is not None:
         sink = VideoFile(target, video.fps, video.size)
 
@@ -470,28 +516,41 @@ def detect_video(predictor, args):
 # --- the command ------------------------------------------------------------------------------------------------
 
 
-def check_options(args):
-    """Tell of options that something else replaces, and refuse those that cannot work."""
+def check_options(args, mode):
+    """Tell of options that have no effect, and refuse those that cannot work."""
     for name, instead in OBSOLETE.items():
         if getattr(args, name):
             logging.warning("--%s has no effect: %s", name, instead)
-    if args.video_multiframe < 1:
-        raise UserError(f"--video_multiframe is {args.video_multiframe}; it must be at least 1")
+    for name in WITHOUT_EFFECT[mode]:
+        if getattr(args, name) not in (None, False, -1):
+            logging.warning("--%s has no effect with --%s", name, mode)
+    if args.display_lincomb and (args.detect or not cfg.eval_mask_branch or cfg.mask_type != "lincomb"):
+        raise UserError("--display_lincomb: this network has no prototypes (or --detect leaves them out)")
+    if ranks.count() > 1 and mode in ("video", "benchmark", "display"):
+        raise UserError(f"--{mode} is for one process; start it without the launcher")
     if not args.fast_nms and args.cross_class_nms:
         logging.warning("--cross_class_nms has no effect on traditional NMS")
     args.output_coco_json |= args.output_web_json  # as the original
 
 
+def mode_of(args):
+    """What the command line asks for: image, images, video, display, benchmark or dataset."""
+    for mode in ("image", "images", "video"):
+        if getattr(args, mode) is not None:  # an empty one, of a variable that is not set, is a mistake
+            return mode
+    return "display" if args.display else "benchmark" if args.benchmark else "dataset"
+
+
 def run(args):
     """Everything but the handling of the user's mistakes."""
-    check_options(args)
     if args.seed is not None:
         seed_everything(args.seed)
     path = configure_exported(args) if args.exported_model else configure(args)
-    pairs = None
-    if args.image or args.images:
-        pairs = one_picture(args.image, args.output_folder) if args.image else folder_of_pictures(args.images)
-    for_people = bool(pairs or args.video or args.display)
+    mode = mode_of(args)
+    check_options(args, mode)
+    pairs = one_picture(args.image, args.output_folder) if mode == "image" else None
+    pairs = folder_of_pictures(args.images) if mode == "images" else pairs
+    for_people = mode in ("image", "images", "video", "display")
     if for_people:
         args.top_k = SHOWN_TOP_K if args.top_k is None else args.top_k
         args.score_threshold = SHOWN_SCORE_THRESHOLD if args.score_threshold is None else args.score_threshold
@@ -504,28 +563,27 @@ def run(args):
     print(f"{cfg.name} from {path}, on {device}")
     if pairs:
         detect_pictures(predictor, pairs, args, path)
-    elif args.video:
-        detect_video(predictor, args)
-    elif args.display:
-        display_dataset(predictor, args)
-    elif args.benchmark:
-        benchmark(predictor, args)
-    else:
+    elif mode == "dataset":
         evaluate_dataset(predictor, args, path)
+    else:
+        {"video": detect_video, "display": display_dataset, "benchmark": benchmark}[mode](predictor, args)
 
 
 def main(argv=None):
-    """Entry point; a user's mistake ends in one line and exit code 1, Ctrl-C in one line and 130."""
+    """Entry point; a user's mistake ends in one line and exit code 1, Ctrl-C and SIGTERM in one line and 130."""
     set_up_messages()
     args = parse_args(argv)
+    args.output_coco_json |= args.output_web_json  # as the original
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that files are closed then, too
     try:
         run(args)
     except USER_ERRORS as error:
         sys.exit(f"eval.py: error: {error}")
     except KeyboardInterrupt:
-        if journals(args.output_folder):
-            logging.warning("interrupted; the same command with --resume goes on")
+        logging.warning("interrupted")
         sys.exit(130)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,16 @@ from typing import Any
 
 from data.images import DatasetError, is_usable_polygon
 
+# What may stand where, and the types of it: those of one key are all of one group, to be compared and sorted.
+_KINDS = {
+    ("images", "id"): ("an integer everywhere, or a string everywhere", ({int}, {str})),
+    ("images", "file_name"): ("the picture's name as a string", ({str},)),
+    ("categories", "id"): ("a number everywhere, or a string everywhere", ({int, float}, {str})),
+    ("annotations", "id"): ("a number or string", ({int, float, str},)),
+    ("annotations", "image_id"): ("the id of one of 'images'", ({int, float, str},)),
+    ("annotations", "category_id"): ("a number everywhere, or a string everywhere", ({int, float}, {str})),
+}
+
 
 def read_info(info_file: str, info_key: str, has_gt: bool) -> dict[str, Any]:
     """Loads an annotation file and checks it for the entries that everything else relies on.
@@ -19,7 +29,7 @@ def read_info(info_file: str, info_key: str, has_gt: bool) -> dict[str, Any]:
     Args:
         info_key: config key that names the file, for messages. has_gt: annotations, if any, will be read.
     Raises:
-        DatasetError: the file is missing, is no JSON, or lacks an entry.
+        DatasetError: the file is missing, is no JSON, lacks an entry, or has an id of the wrong kind.
     """
     fix = f"correct {info_key}"
     try:
@@ -39,14 +49,14 @@ def read_info(info_file: str, info_key: str, has_gt: bool) -> dict[str, Any]:
     if with_annotations:
         _check_entries(content, "annotations", ("id", "image_id", "category_id"), info_file)
         for image in content["images"]:
-            if not (_is_number(image.get("width")) and _is_number(image.get("height"))):
+            if not (is_number(image.get("width")) and is_number(image.get("height"))):
                 raise DatasetError(f"image {image['id']} in {info_file} has no numbers as width and height; "
                                    f"add its size in pixels, which COCO annotations need")
     return content
 
 
 def _check_entries(content: Mapping[str, Any], part: str, keys: Sequence[str], info_file: str) -> None:
-    """Raises DatasetError unless `part` is a list of objects that all have `keys`."""
+    """Raises DatasetError unless `part` is a list of objects that all have `keys`, of the right kind."""
     entries = content.get(part, [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise DatasetError(f"'{part}' in {info_file} is no list of objects; write it as in COCO's own files")
@@ -54,6 +64,16 @@ def _check_entries(content: Mapping[str, Any], part: str, keys: Sequence[str], i
         for key in keys:
             if entry.get(key) is None:
                 raise DatasetError(f"entry {position} of '{part}' in {info_file} has no '{key}'; add it")
+    for key in keys:
+        words, kinds = _KINDS[part, key]
+        found = {type(entry[key]) for entry in entries}
+        if not any(found <= kind for kind in kinds):
+            # The first entry says which kind the others should be of.
+            expected = next((kind for kind in kinds if type(entries[0][key]) in kind), set())
+            position, value = next((position, entry[key]) for position, entry in enumerate(entries)
+                                   if type(entry[key]) not in expected)
+            raise DatasetError(f"entry {position} of '{part}' in {info_file} has the {key} {_short(value)}; "
+                               f"write {words}")
 
 
 def make_label_map(content: Mapping[str, Any], label_map: Mapping[Any, int] | None,
@@ -108,7 +128,7 @@ def find_fault(annotation: Mapping[str, Any], image: Mapping[str, Any] | None) -
     if image is None:
         return "an image_id that is not among the images"
     bbox, height, width = annotation.get("bbox"), image["height"], image["width"]
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_number, bbox)):
         return "no usable bbox"
     if not (bbox[2] > 0 and bbox[3] > 0):
         return "an empty bbox"
@@ -129,8 +149,15 @@ def _has_mask(segmentation: Any, height: int, width: int) -> bool:
     return sum(counts) == height * width if isinstance(counts, list) else bool(counts)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value of a JSON file is a finite number."""
     return type(value) in (int, float) and math.isfinite(value)
+
+
+def _short(value: Any) -> str:
+    """A value for a message, which stays one line."""
+    text = repr(value)
+    return text if len(text) <= 50 else f"{text[:46]} ..."
 
 
 def _few(values: Iterable[Any]) -> str:

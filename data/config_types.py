@@ -19,6 +19,7 @@ _CHOICES = {
     "mask_proto_prototype_activation": _ACTIVATIONS,
     "mask_proto_coeff_activation": _ACTIVATIONS,
 }
+_AT_LEAST_ONE = ("max_size", "nms_top_k", "max_num_detections")
 # What delayed_settings may change during a training: numbers that only the loss reads.
 DELAYED_KEYS = (
     "bbox_alpha", "conf_alpha", "mask_alpha", "semantic_segmentation_alpha", "maskiou_alpha", "mask_scoring_alpha",
@@ -214,6 +215,61 @@ class YolactConfig(Config):
         for is_wrong, message in wrong:
             if is_wrong:
                 raise ConfigError(message)
+        if self.use_maskiou and self.eval_mask_branch and not self._masks_outlast_maskiou_net():
+            raise ConfigError(f"max_size={self.max_size} is too small for the layers of maskiou_net: of masks as large "
+                              "as the prototypes they leave nothing; raise max_size, or give maskiou_net fewer strides")
+
+    def _masks_outlast_maskiou_net(self):
+        """Whether a mask, which is as large as the prototypes, is at least a pixel after all of maskiou_net."""
+        try:
+            side = _sides_of_levels(self.max_size, self.backbone, self.fpn)[self.mask_proto_src]
+            side = _side_after_net(side, self.mask_proto_net)
+            return _side_after_net(side, self.maskiou_net) >= 1
+        except (ArithmeticError, IndexError, TypeError, ValueError):
+            return True  # other notations that Paddle knows, such as padding="SAME"; it tells what is wrong with them
+
+
+def _sides_of_levels(side, backbone, fpn):
+    """The side of every pyramid level, in cells, of a square picture whose side is given in pixels."""
+    stages = []
+    if backbone.type == "VGGBackbone":
+        blocks, added_stages = backbone.args[0], (backbone.args[1:] or [[]])[0]
+        for block in blocks:
+            for layer in block:
+                kind, options = layer if isinstance(layer, list) else (layer, None)
+                usual = {"kernel_size": 2, "stride": 2} if kind == "M" else {"kernel_size": 3, "padding": 1}
+                side = _side_after(side, **(options or usual))
+            stages.append(side)
+        for _, stride in added_stages:
+            side = _side_after(side, 3, stride, padding=int(stride > 1))
+            stages.append(side)
+    else:
+        side = -(-side // (2 if backbone.type == "DarkNetBackbone" else 4))
+        for _ in backbone.args[0]:
+            stages.append(side)
+            side = -(-side // 2)
+    levels = [stages[stage] if fpn.pad else stages[stage] - 2 for stage in backbone.selected_layers]
+    for _ in range(fpn.num_downsample):
+        levels.append(-(-levels[-1] // 2))
+    return levels
+
+
+def _side_after_net(side, layers):
+    """The side of what a network in the list notation makes of a square map; 0 or less: nothing is left."""
+    for channels, kernel_size, options in layers:
+        side = -kernel_size * side if channels is None else _side_after(side, kernel_size, **options)
+        if side < 1:
+            return side
+    return side
+
+
+def _side_after(side, kernel_size, stride=1, padding=0, dilation=1, ceil_mode=False, **_):
+    """The side of what a convolution or pooling makes of a square map.
+
+    Paddle rounds towards 0: a kernel of 3 with stride 2 makes one cell even of two. PyTorch would refuse that.
+    """
+    room = side + 2 * padding - dilation * (kernel_size - 1) - 1
+    return (-(-room // stride) if ceil_mode or room < 0 else room // stride) + 1
 
 
 def _plain(path, value, nest=False):
@@ -267,6 +323,8 @@ def _check_value(path, value):
     key = path.rpartition(".")[2]
     if key in _CHOICES and value not in _CHOICES[key]:
         raise ConfigError(f"{path}={value!r} is not known; write one of {', '.join(_CHOICES[key])}")
+    if key in _AT_LEAST_ONE and type(value) in (int, float) and value < 1:
+        raise ConfigError(f"{path}={value!r} has to be at least 1")
     if key == "class_names":
         if isinstance(value, str):
             raise ConfigError(f"{path}: ({value!r}) is a string; write ({value!r},), with a comma")

@@ -104,7 +104,7 @@ class Detections(NamedTuple):
 
     classes: int64 [D], 0-based without background. scores: float32 [D]. boxes: int64 [D, 4], x1, y1, x2, y2 in pixels.
     masks: PictureMasks, or None without a mask branch. mask_scores: float32 [D], those of the masks: the same as scores
-    unless the network re-scores masks.
+    unless the network re-scores masks. rows: int64 [D], which of the detections handed in each one is.
     """
 
     classes: Any
@@ -112,6 +112,7 @@ class Detections(NamedTuple):
     boxes: Any
     masks: Any
     mask_scores: Any
+    rows: Any
 
     def numpy(self):
         """The same as ndarrays; the masks stay PictureMasks."""
@@ -143,14 +144,15 @@ def postprocess(detection, width, height, score_threshold=0.0, crop_masks=True, 
         Detections. Boxes are clamped to the picture, then truncated, as the original.
     """
     classes, scores, boxes, coeffs = (detection[k] for k in ("class", "score", "box", "mask"))
+    rows = paddle.arange(scores.shape[0])
     if score_threshold > 0 and scores.shape[0] > 0:
         keep = paddle.nonzero(scores > score_threshold).flatten()
-        classes, scores, boxes, coeffs = (x.index_select(keep) if keep.shape[0] else x[:0]
-                                          for x in (classes, scores, boxes, coeffs))
+        classes, scores, boxes, coeffs, rows = (x.index_select(keep) if keep.shape[0] else x[:0]
+                                                for x in (classes, scores, boxes, coeffs, rows))
     if scores.shape[0] == 0:
         has_masks = "proto" in detection or direct_masks
         masks = PictureMasks(np.zeros((0, 1, 1), np.float32), height, width) if has_masks else None
-        return Detections(classes, scores, boxes.astype("int64"), masks, scores)
+        return Detections(classes, scores, boxes.astype("int64"), masks, scores, rows)
 
     x1, x2 = sanitize_coordinates(boxes[:, 0], boxes[:, 2], width)
     y1, y2 = sanitize_coordinates(boxes[:, 1], boxes[:, 3], height)
@@ -164,4 +166,4 @@ def postprocess(detection, width, height, score_threshold=0.0, crop_masks=True, 
     elif direct_masks:
         side = round(coeffs.shape[1] ** 0.5)
         masks = PictureMasks(coeffs.reshape([-1, side, side]).numpy(), height, width, pixel_boxes.numpy())
-    return Detections(classes, mask_scores if rescore_bbox else scores, pixel_boxes, masks, mask_scores)
+    return Detections(classes, mask_scores if rescore_bbox else scores, pixel_boxes, masks, mask_scores, rows)

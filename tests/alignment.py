@@ -39,7 +39,7 @@ FIGURES = {
     "forward": ("outputs, of their abs-max", "8e-6", "1e-4"),
     "detection: scores": ("absolute, 3 kinds of NMS", "8e-6", "1e-4"),
     "detection: boxes": ("of the box's larger side", "-", "1e-4"),
-    "detection: re-scored masks": ("absolute", "-", "1e-4"),
+    "detection: re-scored mask scores": ("absolute", "-", "1e-4"),
     "detection: pixel boxes": ("pixels of 640 x 480", "1", "1"),
     "detection: masks": ("pixels of one mask that differ", "-", "2, or IoU 0.999"),
     "matching": ("anchors matched otherwise", "0", "0"),

@@ -504,11 +504,11 @@ def test_direct_masks_are_resized_into_their_boxes(side):
 def test_best_sorts_cuts_and_thresholds():
     scores = np.array([0.2, 0.9, 0.5, 0.5, 0.7])
     number = np.arange(5)
-    found = Detections(number, scores, number[:, None], None, -scores)
+    found = Detections(number, scores, number[:, None], None, -scores, number)
     for count, threshold, rows in [(None, 0, [1, 4, 2, 3, 0]), (2, 0, [1, 4]), (None, 0.5, [1, 4]), (9, 1, []),
                                    (3, 0.6, [1, 4])]:
         best = found.best(count, threshold)
-        assert best.classes.tolist() == best.boxes[:, 0].tolist() == rows and best.masks is None
+        assert best.classes.tolist() == best.boxes[:, 0].tolist() == best.rows.tolist() == rows and best.masks is None
         assert best.scores.tolist() == scores[rows].tolist() == (-best.mask_scores).tolist()
 
 

@@ -270,6 +270,34 @@ def test_damaged_annotation_file(folder, content, text, words):
     assert "info.json" in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("part, position, key, value, words", [
+    ("images", 1, "id", "11", "entry 1 of 'images' .* has the id '11'; write an integer everywhere"),
+    ("images", 0, "id", [1], r"entry 0 of 'images' .* has the id \[1\]; write"),
+    ("images", 2, "id", 1.5, "entry 2 of 'images' .* the id 1.5"),
+    ("images", 0, "file_name", 5, "entry 0 of 'images' .* the file_name 5; write the picture's name as a string"),
+    ("images", 1, "file_name", ["x" * 99], "entry 1 of 'images' .* the file_name .*x ...; write"),
+    ("categories", 1, "id", {}, "entry 1 of 'categories' .* the id {}; write a number"),
+    ("categories", 1, "id", "3", "entry 1 of 'categories' .* the id '3'; write a number everywhere"),
+    ("annotations", 2, "id", [3], r"entry 2 of 'annotations' .* the id \[3\]; write a number or string"),
+    ("annotations", 2, "image_id", [10], r"entry 2 of 'annotations' .* the image_id \[10\]; write the id of one of"),
+    ("annotations", 3, "category_id", [3], r"entry 3 of 'annotations' .* the category_id \[3\]; write a number"),
+    ("annotations", 3, "category_id", "3", "entry 3 of 'annotations' .* the category_id '3'; write a number"),
+])
+def test_ids_and_names_of_the_wrong_kind(folder, content, part, position, key, value, words):
+    content[part][position][key] = value
+    with pytest.raises(DatasetError, match=words) as error:
+        make(folder, content)
+    assert "info.json" in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 250
+
+
+def test_ids_that_are_strings(folder, content):
+    for image in content["images"]:
+        image["id"] = f"picture {image['id']}"
+    for annotation in content["annotations"]:
+        annotation["image_id"] = f"picture {annotation['image_id']}"
+    assert make(folder, content).sample(0).image_id == "picture 10"
+
+
 def test_no_picture_on_disk_is_an_error_and_one_missing_a_warning(folder, content, caplog):
     (folder / "images" / "11.png").unlink()
     assert make(folder, content, training=True).ids == [10]

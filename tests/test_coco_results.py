@@ -15,6 +15,7 @@ from utils.coco_results import (
     class_table,
     coco_metrics,
     compact_table,
+    completed_annotation,
     evaluate_results,
     validation_figures,
     write_json,
@@ -205,6 +206,27 @@ def test_an_annotation_with_id_zero_is_not_lost():
 def test_hand_made_annotations_may_lack_derived_keys(missing):
     for metrics in both_metrics(make_coco(**{missing: None}), OBJECTS):
         assert metrics["AP"] == pytest.approx(1.0) and metrics["APm"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("area", ["large", float("nan"), float("inf"), -5, [1600]])
+def test_an_area_that_is_none_is_taken_for_missing(area):
+    for metrics in both_metrics(make_coco(area=area), OBJECTS):
+        assert metrics["AP"] == pytest.approx(1.0) and metrics["APm"] == pytest.approx(1.0)
+    boxes, _ = both_metrics(make_coco(area=area, segmentation=None), OBJECTS)
+    assert boxes["APm"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("bbox", [[], [1, 2, 3], "text", [1, 2, 3, "4"], [1, 2, float("nan"), 4], 7, {"x": 1}])
+def test_a_box_that_is_none_comes_from_the_outline_or_costs_the_annotation(bbox):
+    for metrics in both_metrics(make_coco(bbox=bbox), OBJECTS):
+        assert metrics["AP"] == pytest.approx(1.0)
+    boxes, masks = both_metrics(make_coco(bbox=bbox, segmentation=None), OBJECTS)
+    assert boxes["AP"] == masks["AP"] == -1
+
+
+def test_numbers_of_numpy_are_numbers():
+    given = {"bbox": [np.float32(value) for value in (10, 10, 40, 40)], "area": np.int64(7), "category_id": 3}
+    assert completed_annotation(given, {}, "bbox") == {**given, "iscrowd": 0}
 
 
 def test_an_annotation_without_an_outline_is_left_out_of_the_mask_figures_only():

@@ -221,6 +221,9 @@ def test_repr_is_one_line_per_key():
     ({"max_size": "big"}, "max_size='big' is of type str; write int, such as 550"),
     ({"max_size": 1.5}, "max_size=1.5 is of type float"),
     ({"max_size": True}, "max_size=True is of type bool"),
+    ({"max_size": 0}, "max_size=0 has to be at least 1"),
+    ({"nms_top_k": -1}, "nms_top_k=-1 has to be at least 1"),
+    ({"max_num_detections": 0}, "max_num_detections=0 has to be at least 1"),
     ({"lr": False}, "lr=False is of type bool; write float, such as 0.001"),
     ({"freeze_bn": 1}, "freeze_bn=1 is of type int; write bool, such as False"),
     ({"lr_steps": 5}, "lr_steps=5 is of type int; write list, such as [280000"),
@@ -244,6 +247,63 @@ def test_a_wrong_override_is_told_and_changes_nothing(overrides, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         cfg.copy(overrides)
     assert cfg.to_dict() == before
+
+
+# A VGG-16 of few channels; the sides of its maps are those of the published one.
+SLIM_VGG = config.vgg16_backbone.copy({"args": (
+    [[4], ["M", 4], ["M", 4], [["M", {"kernel_size": 2, "stride": 2, "ceil_mode": True}], 4], ["M", 4],
+     [["M", {"kernel_size": 3, "stride": 1, "padding": 1}], [4, {"kernel_size": 3, "padding": 6, "dilation": 6}]]],
+    [[4, 2]], [3])})
+SLIM = {"resnet": {"args": ([1, 1, 1, 1], None, 1, 4)}, "vgg": SLIM_VGG,
+        "darknet": config.darknet53_backbone.copy({"args": ([1, 1, 1, 1, 1],)})}
+
+
+@pytest.mark.parametrize(("backbone", "overrides"), [
+    *[(backbone, {}) for backbone in SLIM],
+    ("resnet", {"mask_proto_src": 1}), ("resnet", {"mask_proto_src": 3, "max_size": 900}),
+    ("vgg", {"fpn": {"pad": False}}),
+    ("darknet", {"mask_proto_net": [(4, 3, {}), (None, -3, {}), (4, 3, {"stride": 2, "dilation": 2, "padding": 1})]})])
+def test_mask_rescoring_is_refused_exactly_where_the_network_would_fail(backbone, overrides):
+    import paddle
+
+    from yolact import Yolact
+    network = config.get_config("yolact_base_maskiou").copy({
+        "backbone": SLIM[backbone], "fpn": {"num_features": 4}, "extra_head_net": [(4, 3, {"padding": 1})],
+        "maskiou_net": [*[(4, 3, {"stride": 2})] * 3, (4, 5, {"stride": 2, "padding": 1})],
+        "mask_proto_net": [(4, 3, {"padding": 1}), (None, -2, {}), (4, 1, {})]}).copy(overrides)
+
+    def is_accepted(size):
+        try:
+            return network.copy({"max_size": size}).max_size == size
+        except ConfigError as error:
+            assert f"max_size={size} is too small for the layers of maskiou_net" in str(error)
+            return False
+
+    smallest = next(filter(is_accepted, range(1, 2000)))
+    assert smallest > 1 and all(map(is_accepted, range(smallest, smallest + 99)))
+    model = Yolact(network)
+    model.eval()
+    for size in (smallest - 1, smallest):
+        features = model.backbone(paddle.zeros([1, 3, size, size]))
+        pyramid = model.fpn([features[i] for i in model.selected_layers])
+        masks = model.proto_net(pyramid[model.proto_src])[:, :, :, :1].transpose([0, 3, 1, 2])
+        if size == smallest:
+            assert model.maskiou_net(masks).shape == [1, 80]
+        else:
+            with pytest.raises(Exception, match="(?i)size|stride|shape"):  # of another kind in every version of Paddle
+                model.maskiou_net(masks)
+
+
+def test_published_networks_with_mask_rescoring_have_a_smallest_size():
+    plus = config.get_config("yolact_plus_resnet50")
+    for size in (185, 256, 550):  # 185: the first at which Paddle runs its maskiou_net
+        assert plus.copy({"max_size": size}).max_size == size
+    for size in (138, 184):
+        with pytest.raises(ConfigError, match=f"max_size={size} .* maskiou_net"):
+            plus.copy({"max_size": size})
+    assert plus.copy({"max_size": 138, "eval_mask_branch": False}).max_size == 138
+    same = [[8, 3, {"stride": 2, "padding": "SAME"}]]
+    assert plus.copy({"max_size": 138, "maskiou_net": same}).maskiou_net == same  # left to Paddle
 
 
 def test_a_new_data_set_is_checked_where_it_is_made():

@@ -61,7 +61,7 @@ def test_postprocess_equals_the_original(figures, mode, threshold):
               if key.startswith(f"post_{mode}_{threshold}/")}
     detection = parity.in_golden_order(config_name, mode, golden)
     found = postprocess(detection, WIDTH, HEIGHT, threshold, maskiou_net=parity.forward(config_name).maskiou_net)
-    classes, scores, boxes, masks, mask_scores = found.numpy()
+    classes, scores, boxes, masks, mask_scores, _ = found.numpy()
     masks = masks.numpy()
     np.testing.assert_array_equal(classes, stored["class"])
     np.testing.assert_allclose(scores, stored["score"], rtol=0, atol=1e-4)
@@ -293,12 +293,13 @@ def test_the_threshold_keeps_what_is_above_it(detection):
     threshold = float(scores[len(scores) // 2])
     found = postprocess(detection, 70, 50, threshold)
     np.testing.assert_array_equal(found[1].numpy(), scores[scores > threshold])
+    np.testing.assert_array_equal(found.rows.numpy(), np.flatnonzero(scores > threshold))
     assert {len(part) for part in found} == {(scores > threshold).sum()}
 
 
 def assert_empty(found, height, width):
-    classes, scores, boxes, masks, mask_scores = found
-    assert [classes.shape, scores.shape, boxes.shape, mask_scores.shape] == [[0], [0], [0, 4], [0]]
+    classes, scores, boxes, masks, mask_scores, rows = found
+    assert [classes.shape, scores.shape, boxes.shape, mask_scores.shape, rows.shape] == [[0], [0], [0, 4], [0], [0]]
     assert masks.numpy().shape == (0, height, width) and masks.numpy().dtype == bool
     assert str(boxes.numpy().dtype) == str(classes.numpy().dtype) == "int64"
 

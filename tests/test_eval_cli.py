@@ -1,11 +1,14 @@
 """eval.py as a user runs it: where the config comes from, metrics, result files, going on, and bad input."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import cv2
 import numpy as np
@@ -191,7 +194,7 @@ def test_an_interrupted_run_goes_on_and_writes_the_same_files(trained, tmp_path,
     assert files_below(folder) == ["detections.partial.0"]
     again = eval_arguments(trained, folder, *options, "--resume")
     assert_refused("eval", [*again, "--top_k=3"], r"--top_k=None \(now 3\)")
-    assert_refused("eval", [*again, "--max_images=3"], "images=")
+    assert_refused("eval", [*again, "--max_images=3"], "other images")
     evaluate(trained, folder, *options, "--resume")
     assert len(seen) == 6 + 12 - 5
     assert files_below(folder) == files_below(tmp_path / "whole")
@@ -219,6 +222,46 @@ def test_a_killed_process_loses_nothing(trained, tmp_path):
     evaluate(trained, tmp_path / "out", "--output_coco_json", "--resume")
     for name in ("bbox_detections.json", "mask_detections.json", "metrics.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("options, words", [
+    (["--bbox_det_file=SAME.json", "--mask_det_file=SAME.json"], "SAME.json is to hold two kinds"),
+    (["--mask_det_file=FOLDER"], "FOLDER is a folder"), (["--web_det_path=FILE", "--output_web_json"], "FILE")])
+def test_outputs_that_cannot_be_are_told_before_the_evaluation(trained, tmp_path, monkeypatch, options, words):
+    monkeypatch.setattr(eval_script, "evaluate", None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FOLDER").mkdir()
+    (tmp_path / "FILE").write_text("")
+    assert_refused("eval", eval_arguments(trained, tmp_path / "out", "--output_coco_json", *options), words)
+    assert files_below(tmp_path) == ["FILE"]
+
+
+@pytest.mark.parametrize("option", ["--top_k=0", "--top_k=-1", "--top_k=x", "--score_threshold=nan", "--seed=-1",
+                                    "--video_multiframe=0"])
+def test_numbers_that_mean_nothing_are_refused(option, capsys):
+    with pytest.raises(SystemExit) as stop:
+        eval_script.parse_args([option])
+    assert stop.value.code == 2 and option.partition("=")[0] in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_archive_holds_the_masks(trained, tmp_path):
+    evaluate(trained, tmp_path, "--output_coco_json", "--max_images=2")
+    with zipfile.ZipFile(str(tmp_path / ARCHIVE)) as archive:
+        assert archive.read(ARCHIVE.replace(".zip", ".json")) == (tmp_path / "mask_detections.json").read_bytes()
+
+
+def test_sigterm_keeps_what_was_done_as_ctrl_c_does(trained, tmp_path, monkeypatch, caplog):
+    def terminate(self, inputs, sizes, detect=eval_script.Predictor.detect_prepared):
+        if len(list(tmp_path.iterdir())):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return detect(self, inputs, sizes)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(eval_script.Predictor, "detect_prepared", terminate)
+    with pytest.raises(SystemExit) as stop:
+        evaluate(trained, tmp_path)
+    assert stop.value.code == 130 and "the same command with --resume goes on" in caplog.text
+    assert signal.getsignal(signal.SIGTERM) is before and files_below(tmp_path) == ["detections.partial.0"]
 
 
 def test_resume_without_anything_to_resume_begins(trained, tmp_path, caplog):
@@ -481,7 +524,7 @@ def test_damaged_pictures_alone_are_an_error(trained, tmp_path):
     (tmp_path / "empty").mkdir()
     empty = f"--images={tmp_path / 'empty'}:{out}"
     assert_refused("eval", eval_arguments(trained, out, empty), "no picture", "--images")
-    assert not out.exists()
+    assert files_below(out) == []
 
 
 @pytest.mark.parametrize("change, words", [

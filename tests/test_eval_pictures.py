@@ -76,6 +76,78 @@ def test_many_pictures_are_told_in_one_line(demo_data, trained, tmp_path):
     assert f"written: 24 pictures in {tmp_path / 'out'}" in console and console.count("written:") == 1
 
 
+def test_no_result_overwrites_a_picture_or_another_result(trained, demo_data, tmp_path):
+    source = tmp_path / "results" / "x.png"
+    source.parent.mkdir()
+    cv2.imwrite(str(source), cv2.imread(str(first_picture(demo_data))))
+    before = source.read_bytes()
+    for option in (f"--image={source}:{source}", f"--image={source}", f"--images={source.parent}:{source.parent}"):
+        assert_refused("eval", eval_arguments(trained, source.parent, option), "would overwrite")
+    assert source.read_bytes() == before
+    for name in ("a.jpg", "a.png", "a.jpg.png", "B.jpg", "b.png"):
+        cv2.imwrite(str(tmp_path / name), cv2.imread(str(source)))
+    evaluate(trained, tmp_path, f"--images={tmp_path}:{tmp_path / 'out'}")
+    assert len(files_below(tmp_path / "out")) == 6
+
+
+def test_a_picture_that_cannot_be_read_costs_only_itself(trained, demo_data, tmp_path, caplog, monkeypatch):
+    """In the result files as well, and when an interrupted run goes on with nothing else left."""
+    for source in sorted((demo_data / "val").iterdir())[:3]:
+        shutil.copy(str(source), str(tmp_path))
+    given = [f"--images={tmp_path}:{tmp_path / 'out'}", "--output_coco_json", "--score_threshold=0.01"]
+    evaluate(trained, tmp_path / "whole", *given)
+    (tmp_path / "zzz.png").write_text("x")
+
+    def write(self, *files):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr("utils.result_journal.ResultJournal.write", write)
+        with pytest.raises(SystemExit):
+            evaluate(trained, tmp_path / "results", *given)
+    assert "zzz.png is cut off or no picture" in caplog.text
+    evaluate(trained, tmp_path / "results", *given, "--resume")
+    for name in ("bbox_detections.json", "mask_detections.json"):
+        found = load(tmp_path / "results", name)
+        assert len(found) == len(load(tmp_path / "whole", name)) > 0
+
+
+def test_only_what_is_left_is_detected_again(trained, demo_data, tmp_path, monkeypatch):
+    shutil.copytree(str(demo_data / "val"), str(tmp_path / "in"))
+    given = [f"--images={tmp_path / 'in'}:{tmp_path / 'out'}", "--output_coco_json", "--display_lincomb=True",
+             "--max_images=-1"]
+    seen = []
+
+    def stop_at_the_sixth(self, inputs, sizes, detect=eval_script.Predictor.detect_prepared):
+        seen.append(sizes)
+        if len(seen) == 6:
+            raise KeyboardInterrupt
+        return detect(self, inputs, sizes)
+
+    monkeypatch.setattr(eval_script.Predictor, "detect_prepared", stop_at_the_sixth)
+    with pytest.raises(SystemExit):
+        evaluate(SHIPPED, tmp_path / "results", *given)
+    evaluate(SHIPPED, tmp_path / "results", *given, "--resume")
+    assert len(seen) == 6 + 12 - 5
+    names = files_below(tmp_path / "out")
+    assert sum(name.endswith("_lincomb.png") for name in names) >= 10
+    assert sum(not name.endswith("_lincomb.png") for name in names) == 12
+
+
+def test_pictures_of_one_number_get_ids_of_their_own():
+    from utils.pictures import picture_ids
+
+    assert picture_ids(["a/0012.jpg", "b/7.png"]) == [12, 7]
+    assert picture_ids(["a/1.jpg", "b/01.png"]) == picture_ids(["a/1.jpg", "b/x.png"]) == [1, 2]
+
+
+def test_options_without_effect_are_told(trained, demo_data, tmp_path, caplog):
+    target = tmp_path / "out.png"
+    evaluate(trained, tmp_path, f"--image={first_picture(demo_data)}:{target}", "--max_images=3", "--classwise")
+    assert "--max_images has no effect with --image" in caplog.text and "--classwise has no effect" in caplog.text
+    assert_refused("eval", eval_arguments(trained, tmp_path, "--image="), "--image")
+
+
 def test_result_files_of_pictures_without_annotations(trained, demo_data, tmp_path):
     """The same detections as of a data set; image ids from the names if those are numbers."""
     shutil.copytree(str(demo_data / "val"), str(tmp_path / "in"))
@@ -172,7 +244,9 @@ def test_folders_that_cannot_be_written(trained, demo_data, tmp_path):
     for option in (f"--image={first_picture(demo_data)}:{tmp_path / 'file' / 'out.png'}",
                    f"--images={demo_data / 'val'}:{tmp_path / 'file' / 'out'}"):
         assert_refused("eval", eval_arguments(trained, tmp_path, option), "file")
-    assert_refused("eval", eval_arguments(trained, tmp_path / "file" / "out"), "--output_folder")
+    (tmp_path / "folder").mkdir()
+    folder = f"--image={first_picture(demo_data)}:{tmp_path / 'folder'}"
+    assert_refused("eval", eval_arguments(trained, tmp_path, folder), "folder is a folder")
     unknown = f"--image={first_picture(demo_data)}:{tmp_path / 'x.xyz'}"
     assert_refused("eval", eval_arguments(trained, tmp_path, unknown), "xyz")
     assert files_below(tmp_path) == ["file"]
@@ -249,10 +323,17 @@ def test_an_error_ends_a_video_with_its_reason_and_a_playable_file(trained, clip
     assert stop.value.code == code and 1 <= len(frames_of(target)[0]) <= 4
 
 
-@pytest.mark.parametrize("option, words", [
-    ("--video=nowhere.mp4:out.mp4", ["nowhere.mp4"]), ("--video_multiframe=0", ["--video_multiframe=0|is 0"])])
-def test_videos_that_cannot_be(trained, tmp_path, option, words):
-    assert_refused("eval", eval_arguments(trained, tmp_path, option), *words)
+def test_videos_that_cannot_be(trained, clip, tmp_path, monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    assert_refused("eval", eval_arguments(trained, tmp_path, "--video=nowhere.mp4:out.mp4"), "nowhere.mp4")
+    assert_refused("eval", eval_arguments(trained, tmp_path, "--video="), "--video|no file")
+    there = tmp_path / "clip.mp4"
+    shutil.copy(str(clip), str(there))
+    before = there.read_bytes()
+    for video in (f"{there}:{there}", there):
+        assert_refused("eval", eval_arguments(trained, tmp_path, f"--video={video}"), "would overwrite")
+    assert there.read_bytes() == before
 
 
 # From Python
@@ -285,5 +366,7 @@ def test_python_options_and_errors(demo_data, trained):
         many.detect("nowhere.jpg")
     with pytest.raises(UserError, match="nowhere.pdparams"):
         load_predictor("nowhere.pdparams", cuda=False)
+    with pytest.raises(ValueError, match="top_k is 0"):
+        load_predictor(str(trained), cuda=False, top_k=0)
     with pytest.raises(ValueError, match="yolact_bas"):
         load_predictor(str(trained), config="yolact_bas", cuda=False)

@@ -1,5 +1,6 @@
 """Threads beside the main one: order, bounds, errors at their place, and a clean end."""
 
+import contextlib
 import threading
 import time
 
@@ -80,6 +81,27 @@ def test_ahead_stops_when_it_is_closed():
     items.close()
     assert made[-1] == "closed" and len(made) <= 5
     assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_ahead_closes_its_source_although_others_hold_it(fails):
+    """When it is closed early itself and not just forgotten, also by an error of whoever takes the items."""
+    made = []
+    source = recorded(made)
+    with pytest.raises(Broken) if fails else contextlib.nullcontext(), contextlib.closing(ahead(source)) as items:
+        assert next(items) == 0
+        if fails:
+            raise Broken
+    assert made[-1] == "closed" and made[:-1] == list(range(len(made) - 1))
+    assert list(source) == []
+
+
+def test_ahead_closes_early_what_has_no_close():
+    source = iter(range(100))
+    items = ahead(source, depth=2)
+    assert next(items) == 0
+    items.close()
+    assert 1 <= next(source) <= 3  # the rest is still there
 
 
 @pytest.mark.parametrize("depth", [0, -1])

@@ -13,10 +13,11 @@ from utils.coco_results import CocoFormat, CocoResults
 from utils.instances import Instances
 from utils.result_journal import (
     ResultJournal,
+    archive_name,
+    check_outputs,
     journals,
     open_journal,
     run_of,
-    split_name,
     write_web_json,
     write_zip,
 )
@@ -114,7 +115,7 @@ def test_another_number_of_processes_goes_on(tmp_path):
     parts = [journal_in(tmp_path / "a", rank=rank) for rank in range(3)]
     fill(parts[0], [0]), fill(parts[1], [1]), fill(parts[2], [2])
     for part in parts:
-        part.__exit__()
+        part.close()
     with open(tmp_path / "a" / "detections.partial.2", "ab") as file:
         file.write(b"4\t[{")  # torn, of a process that is not there any more
     with journal_in(tmp_path / "a", resume=True) as journal:
@@ -142,6 +143,63 @@ def test_another_run_is_not_continued(tmp_path):
         assert journal.done == {0}
 
 
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    with journal_in(tmp_path / "a") as journal:
+        fill(journal, [0])
+        for resume in (True, False):
+            with pytest.raises(UserError, match="another eval.py is writing into .*--output_folder"):
+                open_journal(str(tmp_path / "a"), RUN, len(IDS), CocoFormat(LABEL_MAP), True, resume)
+        fill(journal, range(1, 5))
+        assert written(journal, tmp_path) == list(in_memory().lists().values())
+
+
+@pytest.mark.parametrize("content", [b"hello world\nfoo\n", b"[1]\n0\t[]\t[]\n"])
+def test_a_file_that_is_no_journal_is_told(tmp_path, content):
+    (tmp_path / "detections.partial.0").write_bytes(content)
+    with pytest.raises(UserError, match="no journal of eval.py"):
+        journal_in(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("line", [b"foo\n", b"\0\0\0\0\n", b"999\t[]\t[]\n", b"-1\t[]\t[]\n", b"1\t[]\n", b"1\t[\t]\n"])
+def test_lines_that_do_not_fit_cost_no_more_than_their_image(tmp_path, line):
+    with journal_in(tmp_path / "a") as journal:
+        fill(journal, [0])
+    with open(tmp_path / "a" / "detections.partial.0", "ab") as file:
+        file.write(line)
+    with journal_in(tmp_path / "a", resume=True) as journal:
+        assert journal.done == {0}
+        fill(journal, range(1, 5))
+        assert written(journal, tmp_path) == list(in_memory().lists().values())
+
+
+def test_damage_inside_a_line_is_told(tmp_path):
+    with journal_in(tmp_path / "a") as journal:
+        fill(journal, range(4))
+    with open(tmp_path / "a" / "detections.partial.0", "ab") as file:
+        file.write(b"4\t[{]\t[]\n")
+    with journal_in(tmp_path / "a", resume=True) as journal, pytest.raises(UserError, match="damaged .* begin anew"):
+        journal.lists()
+
+
+def test_what_is_left_after_an_error_is_told(tmp_path, caplog):
+    with pytest.raises(RuntimeError), journal_in(tmp_path) as journal:
+        fill(journal, [0])
+        raise RuntimeError
+    assert "the same command with --resume goes on" in caplog.text and len(journals(str(tmp_path))) == 1
+
+
+def test_outputs_are_checked_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "folder").mkdir()
+    new = tmp_path / "new" / "x.json"
+    for paths, words in [([new, tmp_path / "new" / ".." / "new" / "x.json"], "two kinds"),
+                         ([tmp_path / "folder"], "is a folder"), ([tmp_path / "file" / "x.json"], "place for x.json")]:
+        with pytest.raises(UserError, match=words):
+            check_outputs([str(path) for path in paths])
+    check_outputs([str(new), str(tmp_path / "y.json")])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "new"]
+
+
 def test_open_journal_begins_anew_or_goes_on_and_says_so(tmp_path, caplog):
     def opened(resume):
         return open_journal(str(tmp_path), RUN, len(IDS), CocoFormat(LABEL_MAP), True, resume)
@@ -154,6 +212,9 @@ def test_open_journal_begins_anew_or_goes_on_and_says_so(tmp_path, caplog):
     assert "begins anew" not in caplog.text
     with opened(False) as journal:
         assert not journal.done and "begins anew" in caplog.text
+        journal.add(4, IDS[4], None)
+    with opened(True) as journal:
+        assert journal.done == {4}
 
 
 def test_a_run_is_told_by_weights_config_images_and_options(tmp_path):
@@ -168,14 +229,15 @@ def test_a_run_is_told_by_weights_config_images_and_options(tmp_path):
     assert run_of(**arguments) != first
 
 
-@pytest.mark.parametrize("name, expected", [
+@pytest.mark.parametrize("info_file, expected", [
     ("a/image_info_test-dev2017.json", "test-dev2017"), ("instances_val2017.json", "val2017"),
     ("image_info_test2015.json", "test2015"), ("my.json", "test-dev2017")])
-def test_the_archive_is_called_as_the_server_wants_it(tmp_path, name, expected):
+def test_the_archive_is_called_as_the_server_wants_it(tmp_path, info_file, expected):
     (tmp_path / "mask.json").write_text("[1]")
-    path = write_zip(str(tmp_path), str(tmp_path / "mask.json"), split_name(name), "my net_v2")
-    assert path == str(tmp_path / f"detections_{expected}_my-net-v2_results.zip")
-    with zipfile.ZipFile(path) as archive:
+    name = archive_name(info_file, "my net_v2")
+    assert name == f"detections_{expected}_my-net-v2_results.zip"
+    write_zip(str(tmp_path / name), str(tmp_path / "mask.json"))
+    with zipfile.ZipFile(str(tmp_path / name)) as archive:
         assert archive.namelist() == [f"detections_{expected}_my-net-v2_results.json"]
         assert archive.read(archive.namelist()[0]) == b"[1]"
 

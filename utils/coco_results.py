@@ -9,6 +9,8 @@ Shapes: D detections of one image, H W size of the original image. Boxes are pix
 import contextlib
 import io
 import json
+import math
+import numbers
 
 import numpy as np
 from pycocotools import mask as mask_utils
@@ -16,7 +18,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from utils.files import atomic_path
-from utils.instances import Instances
+from utils.instances import Instances, RleMasks
 
 METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 IOU_PERCENTS = tuple(range(50, 100, 5))
@@ -77,12 +79,10 @@ class CocoFormat:
         class_of_category = {category: number for number, category in self._category_of_class.items()}
         boxes = np.array([entry["bbox"] for entry in bbox]).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        masks = np.zeros((len(segm), height, width), bool)
-        for mask, entry in zip(masks, segm):
-            mask[:] = mask_utils.decode(entry["segmentation"])
+        masks = RleMasks([entry["segmentation"] for entry in segm]) if segm else None
         return Instances([class_of_category[entry["category_id"]] for entry in bbox],
-                         np.array([entry["score"] for entry in bbox]), boxes, masks if len(segm) or not bbox else None,
-                         class_names, height, width, np.array([entry["score"] for entry in segm]) if segm else None)
+                         np.array([entry["score"] for entry in bbox]), boxes, masks, class_names, height, width,
+                         np.array([entry["score"] for entry in segm]) if segm else None)
 
     def _category_id(self, class_index):
         try:
@@ -273,9 +273,17 @@ def _private_ground_truth(coco_gt, wanted, iou_type):
 
 
 def completed_annotation(original, image, iou_type):
-    """Copy of an annotation with iscrowd, bbox and area; None if it has nothing of this kind to compare."""
+    """Copy of an annotation with iscrowd, bbox and area; None if it has nothing of this kind to compare.
+
+    A bbox that is not four finite numbers, or an area that is none from 0 on, is taken for missing.
+    """
     annotation = dict(original)
     annotation.setdefault("iscrowd", 0)
+    bbox, area = annotation.get("bbox"), annotation.get("area")
+    if not (isinstance(bbox, (list, tuple)) and len(bbox) == 4 and all(map(_is_finite, bbox))):
+        annotation.pop("bbox", None)
+    if not (_is_finite(area) and area >= 0):
+        annotation.pop("area", None)
     outline = annotation.get("segmentation")
     if isinstance(outline, list):
         # Fewer than three corners enclose nothing, and pycocotools reads four numbers as a box.
@@ -290,6 +298,11 @@ def completed_annotation(original, image, iou_type):
     if "area" not in annotation:
         annotation["area"] = float(annotation["bbox"][2] * annotation["bbox"][3])
     return annotation
+
+
+def _is_finite(value):
+    """Whether this is a finite number, of Python or numpy."""
+    return isinstance(value, numbers.Real) and math.isfinite(value)
 
 
 def _rle(outline, height, width):

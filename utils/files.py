@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 
@@ -15,15 +16,47 @@ def sync_to_disk(path):
         os.close(handle)
 
 
+def _remove_leftovers(folder, start):
+    """Remove the files and folders ``<start><pid>.tmp`` of processes that are not alive any more."""
+    if os.name == "nt":
+        return  # os.kill would end the process there
+    for name in _temporary_names(folder):
+        pid = name[len(start):-len(".tmp")]
+        if name.startswith(start) and pid.isdecimal() and not _is_alive(int(pid)):
+            leftover = os.path.join(folder, name)
+            with contextlib.suppress(OSError):  # another process was faster, or it is another user's
+                shutil.rmtree(leftover) if os.path.isdir(leftover) else os.remove(leftover)
+
+
+@functools.cache
+def _temporary_names(folder):
+    """The .tmp names in a folder when this process first wrote there.
+
+    Looked up once: thousands of pictures go into one folder, and each look takes as long as there are files.
+    """
+    return tuple(name for name in os.listdir(folder) if name.endswith(".tmp"))
+
+
+def _is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # another user's; no process id at all
+        return True
+    return True
+
+
 @contextlib.contextmanager
 def atomic_path(path):
     """Give a temporary path beside ``path`` to write to; it replaces ``path`` at the end or vanishes.
 
     Whatever happens in between (error, Ctrl-C), ``path`` holds either its old content or the whole new one.
-    The folder is made if it is missing.
+    The folder is made if it is missing; what killed processes left of their attempts at ``path`` is removed.
     """
-    folder = os.path.dirname(os.path.abspath(path))
+    folder, name = os.path.split(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
+    _remove_leftovers(folder, f"{name}.")
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
         yield temporary
@@ -39,12 +72,15 @@ def atomic_path(path):
 def atomic_folder(path):
     """Give a new folder beside ``path`` to fill; it takes the place of ``path`` at the end or vanishes.
 
-    Whatever happens in between, ``path`` holds either its old content or the whole new one.
+    Whatever happens in between, ``path`` holds either its old content or the whole new one. What killed processes
+    left of their attempts at ``path`` is removed.
     """
     path = os.path.realpath(path)  # a linked folder is replaced where it lies, the link stays
     parent, name = os.path.split(path)
     temporary, old = (os.path.join(parent, f".{name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
+    shutil.rmtree(temporary, ignore_errors=True)  # of a killed one with the same id, as is common in containers
     os.makedirs(temporary)
+    _remove_leftovers(parent, f".{name}.")
     try:
         yield temporary
         if os.path.lexists(path):

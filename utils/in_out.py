@@ -4,6 +4,8 @@ from __future__ import annotations
 import os
 import re
 
+from utils.runtime import UserError
+
 
 def split_in_out(text):
     """Split IN:OUT at the colon that leaves an IN that exists, a file or a folder; the longest such IN counts.
@@ -22,3 +24,13 @@ def split_in_out(text):
     drive = re.match(r"[A-Za-z]:[\\/]", text)
     at = next((at for at in colons if not drive or at > 1), len(text))
     return text[:at], text[at + 1:] or None
+
+
+def check_another(source, target):
+    """Refuse to overwrite what is read.
+
+    Raises:
+        UserError: the two paths are one file.
+    """
+    if os.path.exists(target) and os.path.exists(source) and os.path.samefile(source, target):
+        raise UserError(f"{target} would overwrite what is read; name another after the colon, IN:OUT")

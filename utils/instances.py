@@ -9,6 +9,33 @@ import numpy as np
 from pycocotools import mask as mask_utils
 
 
+class RleMasks:
+    """Masks of one picture as COCO run lengths; each is decoded when asked for.
+
+    Args:
+        rles: list of D {"size": [H, W], "counts"}.
+    """
+
+    def __init__(self, rles):
+        self._rles = rles
+
+    def __len__(self):
+        return len(self._rles)
+
+    def __getitem__(self, chosen):
+        """Those of an index array or a slice, as RleMasks."""
+        return RleMasks([self._rles[index] for index in np.arange(len(self))[chosen]])
+
+    def window(self, index):
+        """As `Instances.window`."""
+        x, y, width, height = mask_utils.toBbox(self._rles[index]).astype(np.int64).tolist()
+        return x, y, mask_utils.decode(self._rles[index])[y:y + height, x:x + width].astype(bool)
+
+    def numpy(self):
+        """All of them: bool [D, H, W]."""
+        return np.ascontiguousarray(mask_utils.decode(self._rles).transpose(2, 0, 1)).astype(bool)
+
+
 class Instances:
     """The objects found in one picture, by falling score.
 
@@ -16,8 +43,7 @@ class Instances:
         classes: int [D], from 0 without background; a negative one is a crowd of the ground truth.
         scores: float [D]; None for ground truth.
         boxes: [D, 4], x1, y1, x2, y2 in pixels.
-        masks: bool [D, H, W]; or an object with `len`, `window`, `numpy` and indexing, such as
-            layers.output_utils.PictureMasks, which makes them when asked; or None.
+        masks: bool [D, H, W]; or what makes them when asked, RleMasks or layers.output_utils.PictureMasks; or None.
         class_names: names by class index; None takes the numbers.
         height, width: of the picture, in pixels.
         mask_scores: float [D] of a network that re-scores its masks; None: as `scores`.
@@ -82,7 +108,13 @@ class Instances:
         return mask
 
     def window(self, index):
-        """The part of a mask outside of which it is empty: (x, y of its upper left pixel, bool [rows, columns])."""
+        """The part of a mask outside of which it is empty: (x, y of its upper left pixel, bool [rows, columns]).
+
+        Raises:
+            ValueError: there are no masks.
+        """
+        if self._masks is None:
+            raise ValueError("these objects have no masks: the network, or --detect, gives boxes only")
         if not isinstance(self._masks, np.ndarray):
             return self._masks.window(index)
         mask = self._masks[index]

@@ -7,6 +7,7 @@ import os
 
 from tqdm import tqdm
 
+from utils.checkpoint import check_writable
 from utils.in_out import split_in_out
 from utils.overlap import Behind, ahead
 from utils.predictor import as_image
@@ -27,7 +28,7 @@ def one_picture(text, output_folder):
     if not os.path.isfile(source):
         raise UserError(f"there is no file {source}; correct --image")
     stem = os.path.splitext(os.path.basename(source))[0]
-    return [(source, target or os.path.join(output_folder, stem + ".png"))]
+    return _checked([(source, target or os.path.join(output_folder, stem + ".png"))])
 
 
 def folder_of_pictures(text):
@@ -46,7 +47,7 @@ def folder_of_pictures(text):
         folders[:] = sorted(name for name in folders if not name.startswith(".")
                             and os.path.realpath(os.path.join(parent, name)) != os.path.realpath(out))
         for name in sorted(files):
-            if not name.startswith("."):
+            if not name.startswith(".") and os.path.isfile(os.path.join(parent, name)):
                 kind = names if name.lower().endswith(SUFFIXES) else others
                 kind.append(os.path.relpath(os.path.join(parent, name), folder))
     if others:
@@ -55,11 +56,35 @@ def folder_of_pictures(text):
                         ", ".join(SUFFIXES), ", ".join(others[:NAMED]), more)
     if not names:
         raise UserError(f"there is no picture ({', '.join(SUFFIXES)}) in {folder}; correct --images")
-    stems = [os.path.splitext(name)[0] for name in names]
-    # a.jpg beside a.png: each keeps its whole name, so that neither result overwrites the other.
-    count = collections.Counter(stems)
-    targets = [(name if count[stem] > 1 else stem) + ".png" for name, stem in zip(names, stems)]
-    return [(os.path.join(folder, name), os.path.join(out, target)) for name, target in zip(names, targets)]
+    targets = [os.path.splitext(name)[0] for name in names]
+    for _ in range(2):  # the second time for a.jpg.png beside a.jpg and a.png
+        # a.jpg beside a.png: each keeps its whole name, so that neither result overwrites the other.
+        count = collections.Counter(target.casefold() for target in targets)
+        targets = [name if count[target.casefold()] > 1 else target for name, target in zip(names, targets)]
+    return _checked([(os.path.join(folder, name), os.path.join(out, f"{target}.png"))
+                     for name, target in zip(names, targets)])
+
+
+def _checked(pairs):
+    """The pairs, if no result overwrites a picture that is read and all can be written.
+
+    Raises:
+        UserError: otherwise.
+    """
+    sources = {os.path.realpath(source) for source, _ in pairs}
+    for _, target in pairs:
+        if os.path.isdir(target):
+            raise UserError(f"{target} is a folder; name a file, such as {os.path.join(target, 'out.png')}")
+        if os.path.realpath(target) in sources:
+            raise UserError(f"{target} would overwrite a picture that is read; name another place after the colon, "
+                            "IN:OUT")
+        suffix = os.path.splitext(target)[1].lower()
+        if suffix not in SUFFIXES:
+            raise UserError(f"{target}: {suffix or 'no suffix'} is no kind of picture that can be written; take .png "
+                            "or .jpg")
+    for folder in {os.path.dirname(target) for _, target in pairs}:
+        check_writable(folder or ".", "OUT")
+    return pairs
 
 
 def picture_ids(sources):
@@ -75,16 +100,18 @@ def detect_files(predictor, sources, places, finish, window=None, bar=True):
 
     Args:
         predictor: Predictor. sources: paths. places: the indices of those to do.
-        finish: (place, uint8 [H, W, 3] BGR, Instances) -> the drawn picture; called in a thread of its own.
+        finish: (place, uint8 [H, W, 3] BGR, Instances) -> the drawn picture, called in a thread of its own; with None
+            and None for a picture that could not be read.
         window: utils.screen window that shows what was drawn, and may end the work; or None. bar: progress bar.
 
     Returns:
-        indices of the pictures that were done. A picture that cannot be read costs a warning.
+        (indices of the pictures that were done, whether the user ended it in the window). A picture that cannot be read
+        costs a warning.
 
     Raises:
-        UserError: a picture that is the only one, or all of them, cannot be read.
+        DatasetError: a picture that is the only one cannot be read.
     """
-    done = []
+    done, ended = [], False
 
     def pictures():
         for place in places:
@@ -94,6 +121,7 @@ def detect_files(predictor, sources, places, finish, window=None, bar=True):
                 if len(sources) == 1:
                     raise
                 logging.warning("a picture is skipped: %s", error)
+                yield place, None, None
             else:
                 yield place, image, predictor.transform(image)
 
@@ -101,13 +129,15 @@ def detect_files(predictor, sources, places, finish, window=None, bar=True):
             ahead(pictures()), total=len(places), desc="Detecting", unit="image", disable=not bar,
             dynamic_ncols=True) as progress:
         for place, image, prepared in progress:
+            if image is None:
+                finish_behind(place, None, None)
+                continue
             drawn = finish_behind(place, image, predictor.detect_prepared([prepared], [image.shape[:2]])[0])
             done.append(place)
             if window is not None and not window.show(drawn.result(), None):
+                ended = True
                 break
-    if places and not done:
-        raise UserError("none of the pictures could be read; see the warnings above")
-    return done
+    return done, ended
 
 
 def image_info(sources, ids, categories):

@@ -47,6 +47,9 @@ class Predictor:
         score_threshold: only what is scored above it. top_k: so many of the best of a picture; None: all.
         one_score: a network that re-scores masks gives boxes their scores too, as pictures show one score an object.
 
+    Raises:
+        ValueError: top_k is below 1.
+
     Attributes:
         class_names: list of str. has_masks: whether the network has masks.
         transform: uint8 [H, W, 3] BGR -> float32 [3, S, S].
@@ -73,6 +76,8 @@ class Predictor:
             postprocess, score_threshold=score_threshold, crop_masks=crop and config.mask_proto_crop,
             direct_masks=config.mask_type == "direct" and config.eval_mask_branch, maskiou_net=maskiou_net,
             rescore_bbox=self._rescores_boxes)
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k is {top_k}; it must be at least 1, or None for all")
         self._score_threshold = score_threshold
         self._top_k = top_k
 
@@ -104,6 +109,11 @@ class Predictor:
     @paddle.no_grad()
     def instances(self, detection, height, width):
         """One dict of Detect, and the size of its picture -> Instances."""
+        return self.instances_and_rows(detection, height, width)[0]
+
+    @paddle.no_grad()
+    def instances_and_rows(self, detection, height, width):
+        """As `instances`, and which of the detections, int [D], each of them is."""
         if self._top_k is not None and not self._rescores_boxes:  # masks of the others need not be made
             best = {key: detection[key][:self._top_k] for key in ("box", "class", "score", "mask")}
             detection = {**detection, **best}
@@ -111,7 +121,7 @@ class Predictor:
         if self._rescores_boxes:
             found = found.best(self._top_k, self._score_threshold)
         return Instances(found.classes, found.scores, found.boxes, found.masks, self.class_names, height, width,
-                         found.mask_scores)
+                         found.mask_scores), found.rows
 
     def draw(self, image, found, **options):
         """The picture with its objects drawn.

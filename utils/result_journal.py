@@ -7,6 +7,7 @@ result files are made of it at the end, so that they appear whole and in order w
 from __future__ import annotations
 
 import array
+import fcntl
 import glob
 import hashlib
 import itertools
@@ -18,10 +19,12 @@ import shutil
 import zipfile
 
 from utils import ranks
+from utils.checkpoint import check_writable
 from utils.files import atomic_path
 from utils.runtime import UserError
 
 NAME = "detections.partial"
+_LINE = re.compile(rb"(\d+)\t\[.*\]\t\[.*\]\n")
 
 
 class ResultJournal:
@@ -40,7 +43,7 @@ class ResultJournal:
         done: places of the images that need not be evaluated again.
 
     Raises:
-        UserError: with resume, the journals are of another run.
+        UserError: another process is writing it; or, with resume, it is of another run.
     """
 
     def __init__(self, folder, run, count, coco_format, has_masks=True, rank=0, resume=False):
@@ -53,11 +56,11 @@ class ResultJournal:
         path = os.path.join(folder, f"{NAME}.{rank}")
         if resume:
             for other in journals(folder):
-                self.done.update(place for place, _ in _whole_lines(other, run))
-            _cut_torn_line(path)
-        is_new = not os.path.exists(path) or not os.path.getsize(path)
+                self.done.update(place for place, _ in _whole_lines(other, count, run))
         self._file = open(path, "ab")  # noqa: SIM115 (until close)
-        if is_new:
+        _lock(self._file, folder)
+        _cut_torn_line(path)
+        if not os.path.getsize(path):
             self._write(json.dumps(run))
 
     def add(self, place, image_id, found):
@@ -74,8 +77,15 @@ class ResultJournal:
     def __enter__(self):
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, kind, error, traceback):
         """Close the files; what is in them stays, so that the run can go on."""
+        self.close()
+        if kind is not None:
+            logging.warning("what was evaluated so far is kept in %s; the same command with --resume goes on",
+                            self.folder)
+
+    def close(self):
+        """Close the files; a second call does nothing."""
         self._file.close()
         for reader in () if self._lines is None else self._lines[0]:
             reader.close()
@@ -83,7 +93,7 @@ class ResultJournal:
 
     def remove(self):
         """The run is over: remove the journals of all processes."""
-        self.__exit__()
+        self.close()
         _clear(self.folder)
 
     def _write(self, line):
@@ -107,8 +117,18 @@ class ResultJournal:
         return bbox, segm
 
     def of_place(self, place):
-        """(bbox, segm) of an image: lists of COCO results."""
-        return tuple(json.loads(text) for text in self.texts(place))
+        """(bbox, segm) of an image: lists of COCO results.
+
+        Raises:
+            UserError: as `texts`; or the file is damaged.
+        """
+        try:
+            return tuple(json.loads(text) for text in self.texts(place))
+        except ValueError as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"a {NAME} file of {self.folder} is damaged ({error}); leave --resume out to begin "
+                            "anew") from error
 
     def lists(self):
         """As CocoResults.lists, in memory: COCOeval needs them all."""
@@ -131,13 +151,13 @@ class ResultJournal:
                 file.write("]" if separator == "," else "[]")
 
     def _index(self):
-        """(open files, file of every place, offset in it): 9 bytes an image."""
+        """(open files, file of every place, offset in it): 10 bytes an image."""
         if self._lines is None:
             readers = []
-            which, offsets = array.array("b", [-1]) * self.count, array.array("q", [0]) * self.count
+            which, offsets = array.array("h", [-1]) * self.count, array.array("q", [0]) * self.count
             for number, path in enumerate(journals(self.folder)):
                 readers.append(open(path, "rb"))  # noqa: SIM115 (until remove)
-                for place, offset in _whole_lines(path):
+                for place, offset in _whole_lines(path, self.count):
                     which[place], offsets[place] = number, offset
             self._lines = readers, which, offsets
         return self._lines
@@ -170,6 +190,9 @@ def open_journal(folder, run, count, coco_format, has_masks, resume):
     interrupted = bool(journals(folder))
     ranks.gathered(None)  # nobody makes a file before all have looked
     if ranks.rank() == 0:
+        for path in journals(folder):
+            with open(path, "rb") as file:
+                _lock(file, folder)
         if interrupted and not resume:
             logging.warning("%s holds an interrupted run, which --resume would have continued; it begins anew", folder)
             _clear(folder)
@@ -183,30 +206,54 @@ def _compact(results):
     return json.dumps(results, separators=(",", ":"))
 
 
-def _whole_lines(path, run=None):
-    """(place, offset) of every image in a journal; `run` is compared with its first line."""
+def _lock(file, folder):
+    """Keep other processes off a journal until the file is closed.
+
+    Raises:
+        UserError: another one has it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise UserError(f"another eval.py is writing into {folder}; wait for it, or give this one another "
+                        "--output_folder") from error
+
+
+def _whole_lines(path, count, run=None):
+    """(place, offset) of the images, of `count`, in a journal; `run` is compared with its first line.
+
+    What is no whole line costs its image another evaluation, no more: a process was killed, or the power failed, while
+    it was written.
+    """
     with open(path, "rb") as file:
         head = file.readline()
         if run is not None and head.endswith(b"\n"):
-            _compare(json.loads(head), run, path)
+            _compare(head, run, path)
         offset = len(head)
         for line in file:
-            if line.endswith(b"\n"):  # else the process was killed while it wrote
-                yield int(line[:line.index(b"\t")]), offset
+            parts = _LINE.fullmatch(line)
+            if parts and int(parts[1]) < count:
+                yield int(parts[1]), offset
             offset += len(line)
 
 
-def _compare(theirs, ours, path):
-    different = [key for key in ours if theirs.get(key) != json.loads(json.dumps(ours[key]))]
+def _compare(head, run, path):
+    try:
+        theirs = json.loads(head)
+    except ValueError:
+        theirs = None
+    if not isinstance(theirs, dict):
+        raise UserError(f"{path} is no journal of eval.py; remove it, or choose another --output_folder")
+    words = {"weights": "other weights", "config": "another config",
+             "images": "other images or another order (--shuffle needs the same --seed)"}
+    different = [words.get(key, f"{key}={theirs.get(key)} (now {run[key]})") for key in run
+                 if theirs.get(key) != json.loads(json.dumps(run[key]))]
     if different:
-        told = ", ".join(f"{key}={theirs.get(key)} (now {ours[key]})" for key in different)
-        raise UserError(f"--resume: the interrupted run in {path} had {told}; give the same options, or leave --resume "
-                        "out to begin anew")
+        raise UserError(f"--resume: the interrupted run in {os.path.dirname(path)} had {', '.join(different)}; give "
+                        "the same options, or leave --resume out to begin anew")
 
 
 def _cut_torn_line(path):
-    if not os.path.exists(path):
-        return
     with open(path, "rb+") as file:
         whole = 0
         for line in file:
@@ -214,28 +261,39 @@ def _cut_torn_line(path):
         file.truncate(whole)
 
 
-def split_name(info_file):
-    """Which part of COCO a file of annotations is of, as its server names it: test-dev2017 unless the name tells."""
-    found = re.search(r"(test-dev|test|val|train)(2014|2015|2017)", os.path.basename(info_file))
-    return found[0] if found else "test-dev2017"
+def check_outputs(paths):
+    """See that files can be written, before the work that they are to hold; their folders are made.
+
+    Raises:
+        UserError: one of them is a folder, cannot be written, or is named twice.
+    """
+    for number, path in enumerate(paths):
+        if os.path.realpath(path) in map(os.path.realpath, paths[:number]):
+            raise UserError(f"{path} is to hold two kinds of results; give each its own file")
+        if os.path.isdir(path):
+            raise UserError(f"{path} is a folder; name a file")
+        check_writable(os.path.dirname(path) or ".", f"place for {os.path.basename(path)}")
 
 
-def write_zip(folder, mask_file, split, name):
-    """The archive that COCO's test server takes, with the names that it asks for, around a result file.
+def archive_name(info_file, name):
+    """What COCO's test server wants its archive to be called.
 
     Args:
-        folder: where it goes. mask_file: the results. split: as of `split_name`. name: of the algorithm.
-
-    Returns: its path.
+        info_file: of the images; its name tells which part of COCO they are, test-dev2017 unless it does. name: of the
+            algorithm.
     """
-    stem = f"detections_{split}_{re.sub(r'[^A-Za-z0-9.-]+', '-', name)}_results"
-    path = os.path.join(folder, stem + ".zip")
+    split = re.search(r"(test-dev|test|val|train)(2014|2015|2017)", os.path.basename(info_file))
+    return f"detections_{split[0] if split else 'test-dev2017'}_{re.sub(r'[^A-Za-z0-9.-]+', '-', name)}_results.zip"
+
+
+def write_zip(path, result_file):
+    """The archive that COCO's test server takes around a result file, by its name inside as well."""
+    stem = os.path.splitext(os.path.basename(path))[0]
     entry = zipfile.ZipInfo(stem + ".json")  # without the time, so that equal results make equal files
     entry.compress_type = zipfile.ZIP_DEFLATED
-    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive, open(mask_file, "rb") as source, \
-            archive.open(entry, "w", force_zip64=True) as target:
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive, \
+            archive.open(entry, "w", force_zip64=True) as target, open(result_file, "rb") as source:
         shutil.copyfileobj(source, target)
-    return path
 
 
 def write_web_json(path, journal, image_ids, names, config):

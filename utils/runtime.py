@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import random
 import resource
@@ -208,6 +209,24 @@ def str2bool(text):
     if word in ("no", "false", "f", "n", "0", "off"):
         return False
     raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false; write True or False")
+
+
+def whole_number(text):
+    """argparse type of what is counted: an integer from 1."""
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+    return int(text)
+
+
+def threshold(text):
+    """argparse type of a score: a finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number, such as 0.3")
+    return value
 
 
 def seed_number(text):

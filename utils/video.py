@@ -19,7 +19,7 @@ from collections import deque
 import cv2
 from tqdm import tqdm
 
-from utils.in_out import split_in_out
+from utils.in_out import check_another, split_in_out
 from utils.labels import draw_corner_text
 from utils.overlap import Behind, ahead
 from utils.runtime import UserError
@@ -55,8 +55,8 @@ def video_in_out(text):
         source, target = split_in_out(text)
     if target is not None:
         check_target(target)
-        if isinstance(source, str) and os.path.exists(target) and os.path.samefile(source, target):
-            raise UserError(f"--video={text} would overwrite the video that it reads; name another after the colon")
+        if isinstance(source, str):
+            check_another(source, target)
     return source, target
 
 
@@ -277,7 +277,7 @@ class _Rate:
         """So many frames more are done; returns the rate."""
         now, total = time.perf_counter(), self._stamps[-1][1] + count
         self._stamps.append((now, total))
-        while len(self._stamps) > 2 and total - self._stamps[1][1] >= self._frames:
+        while total - self._stamps[1][1] >= self._frames:
             self._stamps.popleft()
         since, before = self._stamps[0]
         return (total - before) / max(now - since, 1e-9)
