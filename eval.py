@@ -405,11 +405,16 @@ def display_dataset(predictor, args):
 
 def detect_pictures(predictor, pairs, args, path):
     """--image and --images: write pictures with their detections drawn; with --output_coco_json result files, too."""
-    sources, ids = [source for source, _ in pairs], picture_ids([source for source, _ in pairs])
+    sources, targets = zip(*pairs)
+    ids = picture_ids(sources)
     label_map = cfg.dataset.label_map or {label: label for label in range(1, cfg.num_classes)}
     files = {}
     if args.output_coco_json:
         files = {**result_files(args, predictor.has_masks), "images": os.path.join(args.output_folder, "images.json")}
+    figures = [lincomb_path(target) for target in targets] if args.display_lincomb else []
+    overwritten = {*sources, *targets}.intersection(figures)
+    if overwritten:
+        raise UserError(f"--display_lincomb would overwrite {min(overwritten)}; name another place after the colon")
     check_outputs(list(files.values()))
     window = window_or_warning(cfg.name) if args.display else None
     with contextlib.ExitStack() as stack:
@@ -423,7 +428,7 @@ def detect_pictures(predictor, pairs, args, path):
             drawn = None
             if found is not None:
                 drawn = predictor.draw(image, found, **draw_options(args))
-                write_image(pairs[place][1], drawn)
+                write_image(targets[place], drawn)
             if journal is not None:
                 journal.add(place, ids[place], found)
             return drawn
@@ -433,10 +438,10 @@ def detect_pictures(predictor, pairs, args, path):
         done, ended = detect_files(predictor, sources, places, finish, window, bar=not args.no_bar and len(pairs) > 1)
         if not any(ranks.gathered(len(done) + len(share) - len(places))):
             raise UserError("none of the pictures could be read; see the warnings above")
-        written = [pairs[place][1] for place in done]
+        written = [targets[place] for place in done]
         if args.display_lincomb:
-            figures = [draw_lincomb(predictor, *pairs[place], args) for place in (done if ended else share)]
-            written += [figure for figure in figures if figure]
+            written += [figures[place] for place in (done if ended else share)
+                        if draw_lincomb(predictor, sources[place], figures[place], args)]
         if files and ended:
             logging.warning("ended in the window, so there are no result files; --resume goes on")
         elif files and ranks.rank() == 0:
@@ -468,22 +473,26 @@ def window_or_warning(title):
 
 
 @paddle.no_grad()
-def draw_lincomb(predictor, source, target, args):
-    """How the mask of the best detection is made of prototypes, beside the result; returns the file, or None."""
+def draw_lincomb(predictor, source, path, args):
+    """How the mask of the best detection is made of prototypes; returns whether there is one."""
     try:
         image = read_image(source, apply_orientation=True)
     except DatasetError:  # it was told of before
-        return None
+        return False
     [detection] = predictor.detections_of(predictor.network(predictor.transform(image)[None]))
     found, rows = predictor.instances_and_rows(detection, *image.shape[:2])
     if not len(found):
         logging.warning("--display_lincomb: nothing was found in %s", source)
-        return None
-    path = os.path.splitext(target)[0] + "_lincomb.png"
+        return False
     title = f"{found.names[0]} {found.scores[0]:.2f} in {os.path.basename(source)}"
     lincomb_figure(path, image, detection["proto"].numpy(), detection["mask"][int(rows[0])].numpy(), found.window(0),
                    found.boxes[0], title, crop=args.crop and cfg.mask_proto_crop)
-    return path
+    return True
+
+
+def lincomb_path(target):
+    """Where the figure of prototypes of a picture goes, beside its result."""
+    return os.path.splitext(target)[0] + "_lincomb.png"
 
 
 def detect_video(predictor, args):
@@ -556,6 +565,8 @@ def run(args):
         args.score_threshold = SHOWN_SCORE_THRESHOLD if args.score_threshold is None else args.score_threshold
     device = select_device(args.cuda)
     ranks.join()
+    if ranks.rank() > 0:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process; the first rank tells all)
     set_threads()
     net = load_exported(args.exported_model, device == "gpu") if args.exported_model else load_network(path, cfg)
     predictor = Predictor(net, cfg, args.fast_nms, args.cross_class_nms, args.crop, args.score_threshold or 0.0,

@@ -189,6 +189,8 @@ def test_how_a_mask_is_made_of_prototypes(demo_data, tmp_path):
     assert min(figure.shape[:2]) > 400 and figure.std() > 20
     assert_refused("eval", eval_arguments(SHIPPED, tmp_path, f"--image={source}", "--display_lincomb=True", "--detect"),
                    "no prototypes")
+    again = f"--image={tmp_path / 'out_lincomb.png'}:{tmp_path / 'out.png'}"
+    assert_refused("eval", eval_arguments(SHIPPED, tmp_path, again, "--display_lincomb=True"), "would overwrite")
 
 
 def test_a_picture_in_which_nothing_is_found(demo_data, tmp_path, caplog):

@@ -188,6 +188,12 @@ def test_what_is_left_after_an_error_is_told(tmp_path, caplog):
     assert "the same command with --resume goes on" in caplog.text and len(journals(str(tmp_path))) == 1
 
 
+def test_an_error_before_the_first_image_leaves_nothing(tmp_path, caplog):
+    with pytest.raises(RuntimeError), journal_in(tmp_path):
+        raise RuntimeError
+    assert not caplog.text and list(tmp_path.iterdir()) == []
+
+
 def test_outputs_are_checked_before_the_work(tmp_path):
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "folder").mkdir()

@@ -52,6 +52,7 @@ class ResultJournal:
         self.count = count
         self.done = set()
         self._format = coco_format
+        self._added = 0
         self._lines = None
         path = os.path.join(folder, f"{NAME}.{rank}")
         if resume:
@@ -67,6 +68,7 @@ class ResultJournal:
         """Write the results of one image; found is an Instances, or None for an image that could not be read."""
         bbox, segm = ([], []) if found is None else self._format(image_id, found)
         self._write(f"{place}\t{_compact(bbox)}\t{_compact(segm)}")
+        self._added += 1
 
     def part(self):
         """What other processes must be sent: nothing, as the journals lie in one folder."""
@@ -80,7 +82,9 @@ class ResultJournal:
     def __exit__(self, kind, error, traceback):
         """Close the files; what is in them stays, so that the run can go on."""
         self.close()
-        if kind is not None:
+        if kind is not None and not self.done and not self._added:
+            os.remove(self._file.name)
+        elif kind is not None:
             logging.warning("what was evaluated so far is kept in %s; the same command with --resume goes on",
                             self.folder)
 

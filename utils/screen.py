@@ -40,7 +40,7 @@ def open_window(title):
     if pyplot is not None:
         return MatplotlibWindow(title, pyplot)
     raise UserError("no window can be opened: opencv-python-headless has none (pip uninstall opencv-python-headless, "
-                    f"then pip install opencv-python), and matplotlib has neither tkinter nor Qt; {_INSTEAD}")
+                    f"then pip install opencv-python), and matplotlib has neither tkinter nor Qt nor GTK; {_INSTEAD}")
 
 
 class OpenCVWindow:
