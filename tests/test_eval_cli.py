@@ -252,7 +252,7 @@ def test_the_archive_holds_the_masks(trained, tmp_path):
 
 def test_sigterm_keeps_what_was_done_as_ctrl_c_does(trained, tmp_path, monkeypatch, caplog):
     def terminate(self, inputs, sizes, detect=eval_script.Predictor.detect_prepared):
-        if len(list(tmp_path.iterdir())):
+        if (tmp_path / "detections.partial.0").read_bytes().count(b"\n") > 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return detect(self, inputs, sizes)
 
