@@ -89,19 +89,31 @@ def sanitize_coordinates(x1, x2, size, padding=0):
     return low, high
 
 
+def crop_bounds(boxes_xyxy, height, width, padding=1):
+    """What `crop` leaves of a mask: columns x1 <= x < x2 and rows y1 <= y < y2.
+
+    Args:
+        boxes_xyxy: [D, 4] relative. height, width: of the masks. padding: extra pixels on every side, the original's 1.
+
+    Returns: int64 [D, 4], x1, y1, x2, y2; of a box outside the mask x2 <= x1 or y2 <= y1.
+    """
+    x1, x2 = sanitize_coordinates(boxes_xyxy[:, 0], boxes_xyxy[:, 2], width, padding)
+    y1, y2 = sanitize_coordinates(boxes_xyxy[:, 1], boxes_xyxy[:, 3], height, padding)
+    return paddle.stack([x1, y1, x2, y2], axis=1).ceil().astype("int64")
+
+
 def crop(masks, boxes_xyxy, padding=1):
     """Zero everything outside the boxes (Sec. 3.3, "Cropping Masks").
 
     Args:
-        masks: [H, W, D]. boxes_xyxy: [D, 4] relative. padding: extra pixels on every side, the original's 1.
+        masks: [H, W, D]. boxes_xyxy: [D, 4] relative. padding: as `crop_bounds`.
 
     Returns: [H, W, D].
     """
     height, width = masks.shape[:2]
-    x1, x2 = sanitize_coordinates(boxes_xyxy[:, 0], boxes_xyxy[:, 2], width, padding)
-    y1, y2 = sanitize_coordinates(boxes_xyxy[:, 1], boxes_xyxy[:, 3], height, padding)
-    columns = paddle.arange(width, dtype=x1.dtype).unsqueeze(-1)
-    rows = paddle.arange(height, dtype=y1.dtype).unsqueeze(-1)
+    x1, y1, x2, y2 = crop_bounds(boxes_xyxy, height, width, padding).unbind(axis=1)
+    columns = paddle.arange(width).unsqueeze(-1)
+    rows = paddle.arange(height).unsqueeze(-1)
     inside_x = paddle.logical_and(columns >= x1, columns < x2).astype(masks.dtype)
     inside_y = paddle.logical_and(rows >= y1, rows < y2).astype(masks.dtype)
     return masks * inside_y.unsqueeze(1) * inside_x.unsqueeze(0)

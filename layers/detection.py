@@ -1,4 +1,6 @@
 """From network outputs to detections: score threshold, then fast (Sec. 5), cross-class or traditional NMS."""
+import math
+
 import numpy as np
 import paddle
 import paddle.nn.functional as F
@@ -15,6 +17,7 @@ def objectness_scores(conf):
 
 # Class scores from the logits [..., C], as the class loss (the config's conf_mode) has taught them.
 CLASS_SCORES = {"ohem": F.softmax, "focal": F.softmax, "sigmoid": F.sigmoid, "objectness": objectness_scores}
+MOST_PAIRED = 2048  # candidates of all classes that Fast NMS compares at once, each with each
 
 
 class Detect:
@@ -53,17 +56,34 @@ class Detect:
             background, score [D], mask [D, K] coefficients or direct masks, and proto [h, w, K] if the network has a
             protonet. D may be 0.
         """
-        scores = self.class_scores(out["conf"])
-        if "score" in out:  # mask scoring
-            scores = scores * F.sigmoid(out["score"])
-        boxes = decode(out["loc"], out["priors"])
         detections = []
-        for i in range(scores.shape[0]):
-            found = self.detect(boxes[i], out["mask"][i], scores[i])
+        for i in range(out["conf"].shape[0]):
+            near = self.near_threshold(out["conf"][i])
+            scores = self.class_scores(out["conf"][i].index_select(near))
+            if "score" in out:  # mask scoring
+                scores = scores * F.sigmoid(out["score"][i].index_select(near))
+            boxes = decode(out["loc"][i].index_select(near), out["priors"].index_select(near))
+            found = self.detect(boxes, out["mask"][i].index_select(near), scores)
             if "proto" in out:
                 found["proto"] = out["proto"][i]
             detections.append(found)
         return detections
+
+    def near_threshold(self, logits):
+        """Priors whose score may be above conf_thresh, most of them not being so: nothing is computed for the others.
+
+        Of a softmax, a class has at most the probability that it would have against the background alone.
+
+        Args:
+            logits: [P, C], background first.
+
+        Returns: indices, int64 [n], n >= 1.
+        """
+        if self.class_scores is not F.softmax or not 0 < self.conf_thresh < 1:
+            return paddle.arange(logits.shape[0])
+        least = math.log(self.conf_thresh / (1 - self.conf_thresh)) - 1e-3  # more than rounding
+        near = paddle.nonzero(logits[:, 1:].max(axis=1) - logits[:, 0] > least).flatten()
+        return near if near.shape[0] else paddle.zeros([1], "int64")
 
     def detect(self, boxes, coeffs, scores):
         """One picture: boxes [P, 4], coeffs [P, K], scores [P, C] with background -> dict as above, without proto."""
@@ -93,12 +113,37 @@ class Detect:
         Returns: (index into boxes [D], classes [D], scores [D]), by falling score.
         """
         candidates = min(self.top_k, scores.shape[1])
+        few, more = 4 * self.max_num_detections, scores.shape[1] + 2 * self.max_num_detections
         scores, index = paddle.topk(scores, candidates, axis=1)
+        for count in (few, more):
+            found = self.fast_nms_of_best(boxes, scores, index, min(count, scores.size))
+            if found is not None:
+                return found
         overlap = self.highest_overlap_before(boxes.index_select(index.flatten()).reshape([-1, candidates, 4]))
         kept = paddle.nonzero((overlap <= self.nms_thresh).flatten()).flatten()
         best, order = self.best(scores.flatten().index_select(kept))
         kept = kept.index_select(order)
         return index.flatten().index_select(kept), kept // candidates, best
+
+    def fast_nms_of_best(self, boxes, scores, index, count):
+        """Fast NMS of the `count` highest scores of all classes together; None if too few boxes are left of them.
+
+        A box goes only because of boxes with higher scores, so that what is left of the highest is the same as in
+        comparing all.
+
+        Args:
+            boxes: [n, 4]. scores, index: [C - 1, k], of each class's candidates by falling score, into boxes.
+        """
+        if count > MOST_PAIRED:
+            return None
+        best, entry = paddle.topk(scores.flatten(), count)
+        classes, index = entry // scores.shape[1], index.flatten().index_select(entry)
+        of_class = (classes.unsqueeze(0) == classes.unsqueeze(1)).astype(boxes.dtype)
+        kept = paddle.nonzero(self.highest_overlap_before(boxes.index_select(index), of_class) <= self.nms_thresh)
+        kept = kept.flatten()[:self.max_num_detections]
+        if kept.shape[0] < min(self.max_num_detections, scores.size) and count < scores.size:
+            return None
+        return index.index_select(kept), classes.index_select(kept), best.index_select(kept)
 
     def cross_class_fast_nms(self, boxes, scores):
         """Fast NMS over all classes at once, each box with its best class. Arguments and results as `fast_nms`."""
@@ -131,9 +176,13 @@ class Detect:
         return paddle.concat(index).index_select(order), paddle.concat(classes).index_select(order), best
 
     @staticmethod
-    def highest_overlap_before(boxes):
-        """[..., n, 4] by falling score -> [..., n]: each box's highest IoU with the boxes before it."""
-        return paddle.triu(jaccard(boxes, boxes), diagonal=1).max(axis=-2)
+    def highest_overlap_before(boxes, counts=1):
+        """[..., n, 4] by falling score -> [..., n]: each box's highest IoU with the boxes before it.
+
+        Args:
+            counts: 1, or [n, n] with 0 where two boxes are not compared.
+        """
+        return paddle.triu(jaccard(boxes, boxes) * counts, diagonal=1).max(axis=-2)
 
     def best(self, scores):
         """The max_num_detections highest of scores [n] -> (scores, order), by falling score."""

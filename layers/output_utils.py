@@ -5,7 +5,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from layers.box_utils import crop, sanitize_coordinates
+from layers.box_utils import crop, crop_bounds, sanitize_coordinates
 
 STRIP = 1 << 16  # pixels that are enlarged at once, as floats: they stay in the processor's cache
 
@@ -22,16 +22,18 @@ def assemble_masks(proto, coeffs, boxes, crop_masks=True):
     return crop(masks, boxes) if crop_masks else masks
 
 
-def _samples(start, stop, size, small_size):
+def _samples(start, stop, size, small_size, first, count):
     """Where the pixels start..stop of a side of `size` lie between the samples of a side of `small_size`.
 
     Returns: the sample before each pixel, the one behind it, and how much of that one, as bilinear interpolation has
-    it without aligned corners.
+    it without aligned corners. Samples are counted from the `first` of the `count` at hand; the outermost of these
+    stand for all beyond them.
     """
     place = (np.arange(start, stop, dtype=np.float32) + np.float32(0.5)) * np.float32(small_size / size)
     place = np.maximum(place - np.float32(0.5), 0)
     before = np.minimum(place.astype(np.int64), small_size - 1)
-    return before, np.minimum(before + 1, small_size - 1), place - before
+    behind = np.minimum(before + 1, small_size - 1)
+    return np.clip(before - first, 0, count - 1), np.clip(behind - first, 0, count - 1), place - before
 
 
 def _reach(samples, size, small_size):
@@ -50,45 +52,57 @@ class PictureMasks:
         small: float32 [D, h, w] in 0..1.
         height, width: of the picture, in pixels.
         regions: int [D, 4], the pixel boxes that the masks fill (mask_type "direct"); None: the whole picture.
+        crops: int [D, 4], x1, y1, x2, y2 in samples, outside of which the masks are 0; None: nowhere.
     """
 
-    def __init__(self, small, height, width, regions=None):
+    def __init__(self, small, height, width, regions=None, crops=None):
         self.small = small
         self.height = height
         self.width = width
         self.regions = regions
+        self.crops = crops
 
     def __len__(self):
         return len(self.small)
 
     def __getitem__(self, chosen):
         """Those of an index array or a slice, as PictureMasks."""
-        regions = None if self.regions is None else self.regions[chosen]
-        return PictureMasks(self.small[chosen], self.height, self.width, regions)
+        regions, crops = (None if part is None else part[chosen] for part in (self.regions, self.crops))
+        return PictureMasks(self.small[chosen], self.height, self.width, regions, crops)
 
     def window(self, index):
         """The part of one mask outside of which it is empty.
 
         Returns: (x, y, bool [rows, columns]), x and y the pixel of its upper left corner; [0, 0] for an empty mask.
         """
-        small = self.small[index]
+        small, shape, x0, y0 = self._cropped(index)
         left, top, right, bottom = (0, 0, self.width, self.height) if self.regions is None else self.regions[index]
         over = small > 0.5
-        rows, columns = np.flatnonzero(over.any(axis=1)), np.flatnonzero(over.any(axis=0))
+        rows, columns = np.flatnonzero(over.any(axis=1)) + y0, np.flatnonzero(over.any(axis=0)) + x0
         if not len(rows) or right <= left or bottom <= top:
             return 0, 0, np.zeros((0, 0), bool)
-        y1, y2 = _reach(rows, bottom - top, small.shape[0])
-        x1, x2 = _reach(columns, right - left, small.shape[1])
-        before, behind, share = _samples(y1, y2, bottom - top, small.shape[0])
+        y1, y2 = _reach(rows, bottom - top, shape[0])
+        x1, x2 = _reach(columns, right - left, shape[1])
+        before, behind, share = _samples(y1, y2, bottom - top, shape[0], y0, small.shape[0])
         share = share[:, np.newaxis]
         lines = small[before] * (1 - share) + small[behind] * share
-        before, behind, share = _samples(x1, x2, right - left, small.shape[1])
+        before, behind, share = _samples(x1, x2, right - left, shape[1], x0, small.shape[1])
         window = np.empty((y2 - y1, x2 - x1), bool)
         step = max(1, STRIP // (x2 - x1))
         for start in range(0, len(window), step):
             strip = lines[start:start + step]
             window[start:start + step] = strip[:, before] * (1 - share) + strip[:, behind] * share > 0.5
         return int(left + x1), int(top + y1), window
+
+    def _cropped(self, index):
+        """A mask's samples that are not cropped, in a frame of zeros; shape of all; column and row of the first."""
+        small = self.small[index]
+        if self.crops is None:
+            return small, small.shape, 0, 0
+        x1, y1, x2, y2 = np.maximum(self.crops[index], 0)
+        framed = np.zeros((max(y2 - y1, 0) + 2, max(x2 - x1, 0) + 2), np.float32)
+        framed[1:-1, 1:-1] = small[y1:y2, x1:x2]
+        return framed, small.shape, x1 - 1, y1 - 1
 
     def numpy(self):
         """All of them: bool [D, height, width]."""
@@ -159,10 +173,11 @@ def postprocess(detection, width, height, score_threshold=0.0, crop_masks=True, 
     pixel_boxes = paddle.stack([x1, y1, x2, y2], axis=1).astype("int64")
     masks, mask_scores = None, scores
     if "proto" in detection:
-        small_masks = assemble_masks(detection["proto"], coeffs, boxes, crop_masks)
+        crops = crop_bounds(boxes, *detection["proto"].shape[:2]).numpy() if crop_masks else None
+        small_masks = assemble_masks(detection["proto"], coeffs, boxes, crop_masks and maskiou_net is not None)
         if maskiou_net is not None:
             mask_scores = scores * maskiou_net.of_class(small_masks, classes)
-        masks = PictureMasks(small_masks.transpose([2, 0, 1]).numpy(), height, width)
+        masks = PictureMasks(small_masks.transpose([2, 0, 1]).numpy(), height, width, crops=crops)
     elif direct_masks:
         side = round(coeffs.shape[1] ** 0.5)
         masks = PictureMasks(coeffs.reshape([-1, side, side]).numpy(), height, width, pixel_boxes.numpy())

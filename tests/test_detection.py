@@ -8,6 +8,7 @@ import paddle.nn.functional as F
 import parity
 import pytest
 
+from layers.box_utils import crop, crop_bounds
 from layers.detection import Detect
 from layers.output_utils import PictureMasks, assemble_masks, postprocess
 
@@ -379,3 +380,77 @@ def test_windows_are_small_and_chosen_masks_are_the_same():
         assert len(part) == len(expected)
         for index, number in enumerate(expected):
             np.testing.assert_array_equal(part.window(index)[2], masks.window(number)[2])
+
+
+@pytest.mark.parametrize("height, width", [(48, 64), (31, 7), (300, 200)])
+def test_cropping_with_the_enlarging_equals_cropping_before(height, width):
+    """Boxes inside, at the borders, over them, outside on every side, empty, turned round."""
+    random = np.random.RandomState(0)
+    boxes = np.concatenate([random.uniform(-0.3, 1.3, (60, 4)), [
+        [0, 0, 1, 1], [-1, 0.2, -0.5, 0.4], [1.2, 0.1, 1.5, 0.9], [0.1, -2, 0.9, -1], [0.3, 1.1, 0.4, 1.2],
+        [0.5, 0.5, 0.5, 0.5], [0.9, 0.8, 0.1, 0.2], [0.999, 0.999, 1, 1]]]).astype("float32")
+    small = random.rand(len(boxes), 13, 17).astype("float32")
+    bounds = crop_bounds(paddle.to_tensor(boxes), 13, 17).numpy()
+    before = crop(paddle.to_tensor(small.transpose(1, 2, 0)), paddle.to_tensor(boxes)).numpy().transpose(2, 0, 1)
+    ours = PictureMasks(small, height, width, crops=bounds)
+    np.testing.assert_array_equal(ours.numpy(), PictureMasks(before, height, width).numpy())
+    np.testing.assert_array_equal(ours[[3, 60]].numpy(), ours.numpy()[[3, 60]])
+    assert ours.numpy().any(axis=(1, 2)).sum() > 30
+
+
+# --- shortcuts of the detection -----------------------------------------------------------------------------
+
+def crowded(seed, classes, count=300, objects=12):
+    """Boxes [n, 4] around a few objects, and scores [classes, n], some of them equal."""
+    random = np.random.RandomState(seed)
+    centres = random.rand(objects, 2).repeat(count // objects + 1, axis=0)[:count]
+    centres += random.normal(0, 0.02, centres.shape)
+    sizes = random.uniform(0.1, 0.3, (count, 2))
+    scores = random.rand(classes, count) ** random.choice([1, 6])
+    scores[:, ::7] = np.round(scores[:, ::7], 2)
+    return [paddle.to_tensor(part.astype("float32")) for part in
+            (np.concatenate([centres - sizes / 2, centres + sizes / 2], axis=1), scores)]
+
+
+@pytest.mark.parametrize("top_k, most", [(200, 100), (20, 100), (200, 7), (5, 1000)])
+@pytest.mark.parametrize("classes", [1, 3, 80])
+def test_fast_nms_of_the_best_equals_that_of_all(classes, top_k, most, monkeypatch):
+    shortcuts = 0
+    for seed in range(4):
+        boxes, scores = crowded(seed, classes)
+        detect = Detect(top_k, 0.05, 0.5, most, 550)
+        index, labels, best = (part.numpy() for part in detect.fast_nms(boxes, scores))
+        with monkeypatch.context() as context:
+            context.setattr("layers.detection.MOST_PAIRED", 0)
+            whole = [part.numpy() for part in detect.fast_nms(boxes, scores)]
+            assert detect.fast_nms_of_best(boxes, *paddle.topk(scores, 5, axis=1), 5) is None
+        np.testing.assert_array_equal(best, whole[2])
+        distinct = np.flatnonzero((np.diff(best, prepend=2) != 0) & (np.diff(best, append=best[-1]) != 0))
+        np.testing.assert_array_equal(index[distinct], whole[0][distinct])
+        np.testing.assert_array_equal(labels[distinct], whole[1][distinct])
+        candidates = min(top_k, 300)
+        found = detect.fast_nms_of_best(boxes, *paddle.topk(scores, candidates, axis=1),
+                                        min(4 * most, classes * candidates))
+        shortcuts += found is not None
+    assert shortcuts > 0 or (classes, most) == (1, 100)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.01, 0.05, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("mode", ["ohem", "sigmoid", "objectness"])
+def test_priors_far_below_the_threshold_change_nothing(mode, threshold, monkeypatch):
+    random = np.random.RandomState(0)
+    out = made_up_outputs()
+    logits = random.normal(0, 3, out["conf"].shape).astype("float32")
+    logits[..., 0] += 2
+    out["conf"] = paddle.to_tensor(logits)
+    detect = Detect(200, threshold, 0.5, 100, 550, conf_mode=mode)
+    near = detect.near_threshold(out["conf"][0])
+    [ours] = detect(out)
+    monkeypatch.setattr(Detect, "near_threshold", lambda self, logits: paddle.arange(logits.shape[0]))
+    [whole] = detect(out)
+    for key in parity.KEYS:
+        np.testing.assert_allclose(ours[key].numpy(), whole[key].numpy(), rtol=1e-6, atol=1e-7)
+    if mode == "ohem" and 0.01 <= threshold < 1:
+        assert 0 < near.shape[0] < logits.shape[1]
+    else:
+        assert near.shape[0] == logits.shape[1]
