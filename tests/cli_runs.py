@@ -103,6 +103,22 @@ def detections(weights, folder, *options, overrides=(), kind="bbox"):
     return load(folder, f"{kind}_detections.json")
 
 
+def stop_at_picture(number, monkeypatch):
+    """Lets Ctrl-C come at the number-th picture, once; returns a list that grows with each picture."""
+    from utils.predictor import Predictor
+
+    detect, seen = Predictor.detect_prepared, []
+
+    def detect_or_stop(self, inputs, sizes):
+        seen.append(sizes)
+        if len(seen) == number:
+            raise KeyboardInterrupt
+        return detect(self, inputs, sizes)
+
+    monkeypatch.setattr(Predictor, "detect_prepared", detect_or_stop)
+    return seen
+
+
 def records(folder, kind=None, name="yolact_demo"):
     """Records of a training's log, of one type or all."""
     lines = (folder / "logs" / f"{name}.log").read_text().splitlines()

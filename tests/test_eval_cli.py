@@ -26,6 +26,7 @@ from cli_runs import (
     load,
     places,
     run,
+    stop_at_picture,
 )
 from pycocotools.coco import COCO
 
@@ -178,15 +179,7 @@ def test_the_report_is_written_unless_it_is_not_wanted(trained, demo_data, tmp_p
 @pytest.mark.parametrize("options", [["--output_coco_json", "--comparison"], ["--output_coco_json", "--detect"]])
 def test_an_interrupted_run_goes_on_and_writes_the_same_files(trained, tmp_path, monkeypatch, caplog, options):
     evaluate(trained, tmp_path / "whole", *options)
-    seen = []
-
-    def stop_at_the_sixth(self, inputs, sizes, detect=eval_script.Predictor.detect_prepared):
-        seen.append(sizes)
-        if len(seen) == 6:
-            raise KeyboardInterrupt
-        return detect(self, inputs, sizes)
-
-    monkeypatch.setattr(eval_script.Predictor, "detect_prepared", stop_at_the_sixth)
+    seen = stop_at_picture(6, monkeypatch)
     folder = tmp_path / "stopped"
     with pytest.raises(SystemExit) as stop:
         evaluate(trained, folder, *options)

@@ -6,7 +6,17 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from cli_runs import REPO, assert_refused, detections, eval_arguments, evaluate, files_below, load, odd_pictures
+from cli_runs import (
+    REPO,
+    assert_refused,
+    detections,
+    eval_arguments,
+    evaluate,
+    files_below,
+    load,
+    odd_pictures,
+    stop_at_picture,
+)
 from pycocotools import mask as mask_utils
 
 import eval as eval_script
@@ -116,15 +126,7 @@ def test_only_what_is_left_is_detected_again(trained, demo_data, tmp_path, monke
     shutil.copytree(str(demo_data / "val"), str(tmp_path / "in"))
     given = [f"--images={tmp_path / 'in'}:{tmp_path / 'out'}", "--output_coco_json", "--display_lincomb=True",
              "--max_images=-1"]
-    seen = []
-
-    def stop_at_the_sixth(self, inputs, sizes, detect=eval_script.Predictor.detect_prepared):
-        seen.append(sizes)
-        if len(seen) == 6:
-            raise KeyboardInterrupt
-        return detect(self, inputs, sizes)
-
-    monkeypatch.setattr(eval_script.Predictor, "detect_prepared", stop_at_the_sixth)
+    seen = stop_at_picture(6, monkeypatch)
     with pytest.raises(SystemExit):
         evaluate(SHIPPED, tmp_path / "results", *given)
     evaluate(SHIPPED, tmp_path / "results", *given, "--resume")
