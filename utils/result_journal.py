@@ -218,9 +218,11 @@ def _lock(file, folder):
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         raise UserError(f"another eval.py is writing into {folder}; wait for it, or give this one another "
                         "--output_folder") from error
+    except OSError:  # a file system without locks
+        logging.warning("%s cannot be kept from a second eval.py; do not start one with it", folder)
 
 
 def _whole_lines(path, count, run=None):
