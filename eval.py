@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from data.coco import COCODetection, image_order
 from data.config import COLORS, MEANS, STD, ConfigError, apply_overrides, cfg, make_config, set_dataset
-from data.images import DatasetError, read_image
+from data.images import DatasetError
 from utils import ranks
 from utils.augmentations import build_augmentation
 from utils.checkpoint import check_writable, network_differences
@@ -47,7 +47,7 @@ from utils.instances import Instances
 from utils.lincomb import lincomb_figure
 from utils.overlap import Behind, ahead
 from utils.pictures import detect_files, folder_of_pictures, image_info, one_picture, picture_ids
-from utils.predictor import SHOWN_SCORE_THRESHOLD, SHOWN_TOP_K, Predictor, load_network, locate
+from utils.predictor import SHOWN_SCORE_THRESHOLD, SHOWN_TOP_K, Predictor, as_image, load_network, locate
 from utils.report import write_report
 from utils.result_journal import archive_name, check_outputs, open_journal, run_of, write_web_json, write_zip
 from utils.screen import open_window
@@ -476,7 +476,7 @@ def window_or_warning(title):
 def draw_lincomb(predictor, source, path, args):
     """How the mask of the best detection is made of prototypes; returns whether there is one."""
     try:
-        image = read_image(source, apply_orientation=True)
+        image = as_image(source)
     except DatasetError:  # it was told of before
         return False
     [detection] = predictor.detections_of(predictor.network(predictor.transform(image)[None]))
@@ -539,7 +539,6 @@ def check_options(args, mode):
         raise UserError(f"--{mode} is for one process; start it without the launcher")
     if not args.fast_nms and args.cross_class_nms:
         logging.warning("--cross_class_nms has no effect on traditional NMS")
-    args.output_coco_json |= args.output_web_json  # as the original
 
 
 def mode_of(args):

@@ -374,8 +374,7 @@ def run(args):
         resumed = None if args.resume is None else resume(args, update)
         iteration = 0 if resumed is None else resumed[1]["iteration"]
         if resumed is not None and iteration >= schedule.max_iter:
-            if update.average is not None and ranks.rank() == 0:
-                checkpoint.save_network(resumed[0].replace(".pdparams", "_ema.safetensors"), update, cfg.to_dict())
+            checkpoint.save_averaged(resumed[0], update, cfg.to_dict())
             print(f"{resumed[0]} is the end of this training ({schedule.max_iter} iterations); nothing is left to do")
             return 0
         checkpoint.check_writable(args.save_folder, "--save_folder")

@@ -58,8 +58,9 @@ class Detect:
         """
         detections = []
         for i in range(out["conf"].shape[0]):
-            near = self.near_threshold(out["conf"][i])
-            scores = self.class_scores(out["conf"][i].index_select(near))
+            logits = out["conf"][i]
+            near = self.near_threshold(logits)
+            scores = self.class_scores(logits.index_select(near))
             if "score" in out:  # mask scoring
                 scores = scores * F.sigmoid(out["score"][i].index_select(near))
             boxes = decode(out["loc"][i].index_select(near), out["priors"].index_select(near))

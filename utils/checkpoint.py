@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import paddle
 
+from utils import ranks
 from utils.files import sync_to_disk
 from utils.runtime import UserError
 from utils.weights import load_weights, read_weights, save_safetensors, unpickle_arrays
@@ -270,6 +271,22 @@ def save_network(path, update, config):
     except OSError as error:
         raise CheckpointError(f"cannot save {path} ({error.strerror or error}); free some space or choose another "
                               "--save_folder") from error
+
+
+def save_averaged(path, update, config):
+    """Write the averaged network, if there is one, beside its checkpoint; the first rank alone writes.
+
+    Returns:
+        path of the network to evaluate: ``<stem>_ema.safetensors``, or ``path`` without an average.
+    Raises:
+        CheckpointError: as ``save_network``.
+    """
+    if update.average is None:
+        return path
+    averaged = path.replace(".pdparams", "_ema.safetensors")
+    if ranks.rank() == 0:
+        save_network(averaged, update, config)
+    return averaged
 
 
 def load_training_state(path, update):

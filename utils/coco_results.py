@@ -181,9 +181,9 @@ def coco_metrics(coco_gt, results, iou_type, image_ids):
     # [10 IoU, 101 recall, categories] for objects of every area and up to 100 detections per image
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     metrics = dict(zip(METRIC_NAMES, (float(value) for value in evaluation.stats)))
-    metrics["per_iou"] = [_mean_of_measured(at_iou) for at_iou in precision]
+    metrics["per_iou"] = [mean_of_measured(at_iou) for at_iou in precision]
     metrics["per_class"] = {
-        str(ground_truth.cats[category].get("name", category)): _mean_of_measured(precision[:, :, column])
+        str(ground_truth.cats[category].get("name", category)): mean_of_measured(precision[:, :, column])
         for column, category in enumerate(evaluation.params.catIds) if (precision[:, :, column] > -1).any()}
     metrics["summary"] = summary.getvalue()
     metrics["evaluation"] = evaluation
@@ -323,7 +323,7 @@ def _coco_of(dataset, annotations):
     return coco
 
 
-def _mean_of_measured(values):
+def mean_of_measured(values):
     """Mean of COCOeval's figures without its -1 for "no ground truth"; -1.0 if nothing is left."""
     measured = values[values > -1]
     return float(measured.mean()) if measured.size else -1.0

@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from utils.coco_results import METRIC_NAMES, completed_annotation
+from utils.coco_results import METRIC_NAMES, completed_annotation, mean_of_measured
+from utils.instances import RleMasks
 
 MATCH_IOU = 0.5
 COUNTED_SCORE = 0.3  # from here on a detection counts in the quality, the confusions and the sizes
@@ -217,10 +218,10 @@ def scores_of(values, classes):
     average, curves = [None] * len(classes.names), [None] * len(classes.names)
     for column, category_id in enumerate(evaluation.params.catIds):
         index = classes.index_of[category_id]
-        average[index] = _measured(_mean(precision[:, :, column]))
+        average[index] = _measured(mean_of_measured(precision[:, :, column]))
         curves[index] = _curves(precision[:, :, column:column + 1])
     summary = {name: _measured(values[name]) for name in METRIC_NAMES}
-    by_area = {name: [_measured(_mean(recall[0, :, area])), _measured(_mean(recall[:, :, area]))]
+    by_area = {name: [_measured(mean_of_measured(recall[0, :, area])), _measured(mean_of_measured(recall[:, :, area]))]
                for area, name in enumerate(AREA_NAMES)}
     return {"summary": summary, "per_iou": [_measured(value) for value in values["per_iou"]], "classes": average,
             "curves": curves, "mean_curves": _curves(precision), "recall": by_area}
@@ -256,11 +257,10 @@ def outline_path(mask, scale):
     Returns:
         str: closed polygons of whole numbers, relative to each one's first point; empty for an empty mask.
     """
-    left, top, width, height = (int(value) for value in mask_utils.toBbox(mask))
-    inside = mask_utils.decode(mask)[top:top + height, left:left + width]
+    left, top, inside = RleMasks([mask]).window(0)
     if not inside.size:
         return ""
-    contours = cv2.findContours(np.ascontiguousarray(inside), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[-2]
+    contours = cv2.findContours(inside.astype(np.uint8, order="C"), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[-2]
     error = _OUTLINE_ERROR * OUTLINE_UNIT / max(scale)
     parts = []
     for contour in contours:
@@ -297,12 +297,6 @@ def _curves(precision):
     chosen = {"50": mean[0], "75": mean[5], "mean": mean.mean(axis=0)}
     return {name: [round(float(curve.mean()), 5), np.trim_zeros(np.rint(1000 * curve).astype(int), "b").tolist()]
             for name, curve in chosen.items()}
-
-
-def _mean(values):
-    """Mean of what COCOeval could measure, -1 if that is nothing."""
-    measured = values[values > -1]
-    return float(measured.mean()) if measured.size else -1.0
 
 
 def _measured(value):

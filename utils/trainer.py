@@ -111,13 +111,7 @@ class Trainer:
 
     def finish(self, iteration):
         """The last checkpoint, and beside it the averaged network if there is one. Returns the path to evaluate."""
-        path = self.save(iteration)
-        if self.update.average is None:
-            return path
-        averaged = path.replace(".pdparams", "_ema.safetensors")
-        if ranks.rank() == 0:
-            checkpoint.save_network(averaged, self.update, self.config.to_dict())
-        return averaged
+        return checkpoint.save_averaged(self.save(iteration), self.update, self.config.to_dict())
 
     def close(self):
         """Close the logs."""
