@@ -17,7 +17,38 @@ def objectness_scores(conf):
 
 # Class scores from the logits [..., C], as the class loss (the config's conf_mode) has taught them.
 CLASS_SCORES = {"ohem": F.softmax, "focal": F.softmax, "sigmoid": F.sigmoid, "objectness": objectness_scores}
-MOST_PAIRED = 2048  # candidates of all classes that Fast NMS compares at once, each with each
+
+
+def highest(scores, count):
+    """The `count` highest of scores [C - 1, n] -> (scores, positions in the flattened scores), by falling score."""
+    flat = scores.flatten()
+    best_of_box = scores.max(axis=0)
+    if count < best_of_box.shape[0]:  # so many boxes have a score that high, so that the highest are among these
+        least = paddle.topk(best_of_box, count)[0][-1]
+        few = paddle.nonzero(flat >= least).flatten()
+        best, order = paddle.topk(flat.index_select(few), count)
+        return best, few.index_select(order)
+    return paddle.topk(flat, count)
+
+
+def pairs_of_class(classes):
+    """Every pair of equal classes.
+
+    Args:
+        classes: int64 [n].
+
+    Returns: (the former of every pair, the latter, both int64 [pairs]; how many equal ones come before, int64 [n]).
+    """
+    numbers = paddle.arange(len(classes))
+    order = paddle.argsort(classes * len(classes) + numbers)  # by class, each in the order they have
+    grouped = classes.index_select(order)
+    rank = numbers - paddle.searchsorted(grouped, grouped)
+    latter = paddle.repeat_interleave(numbers, rank)
+    if latter.shape[0] == 0:
+        return latter, latter, rank
+    back = paddle.arange(latter.shape[0]) - (paddle.cumsum(rank) - rank).index_select(latter)
+    former = latter - 1 - back
+    return order.index_select(former), order.index_select(latter), paddle.scatter(rank, order, rank)
 
 
 class Detect:
@@ -83,7 +114,9 @@ class Detect:
         if self.class_scores is not F.softmax or not 0 < self.conf_thresh < 1:
             return paddle.arange(logits.shape[0])
         least = math.log(self.conf_thresh / (1 - self.conf_thresh)) - 1e-3  # more than rounding
-        near = paddle.nonzero(logits[:, 1:].max(axis=1) - logits[:, 0] > least).flatten()
+        foreground = logits.clone()
+        foreground[:, 0] = -float("inf")  # leaving out the column would copy more slowly
+        near = paddle.nonzero(foreground.max(axis=1) - logits[:, 0] > least).flatten()
         return near if near.shape[0] else paddle.zeros([1], "int64")
 
     def detect(self, boxes, coeffs, scores):
@@ -106,45 +139,39 @@ class Detect:
     def fast_nms(self, boxes, scores):
         """Fast NMS (Sec. 5): a box goes if any higher-scored box of its class overlaps it, even one that went itself.
 
-        There is no second score threshold, as in the original: every class contributes, so that AP has its tail.
+        There is no second score threshold, as in the original: every class contributes, so that AP has its tail. As a
+        box goes only because of boxes with higher scores, the highest are looked at alone, and more of them if too few
+        are left: the result is that of comparing all.
 
         Args:
             boxes: [n, 4]. scores: [C - 1, n].
 
         Returns: (index into boxes [D], classes [D], scores [D]), by falling score.
         """
-        candidates = min(self.top_k, scores.shape[1])
-        few, more = 4 * self.max_num_detections, scores.shape[1] + 2 * self.max_num_detections
-        scores, index = paddle.topk(scores, candidates, axis=1)
-        for count in (few, more):
-            found = self.fast_nms_of_best(boxes, scores, index, min(count, scores.size))
-            if found is not None:
-                return found
-        overlap = self.highest_overlap_before(boxes.index_select(index.flatten()).reshape([-1, candidates, 4]))
-        kept = paddle.nonzero((overlap <= self.nms_thresh).flatten()).flatten()
-        best, order = self.best(scores.flatten().index_select(kept))
-        kept = kept.index_select(order)
-        return index.flatten().index_select(kept), kept // candidates, best
+        wanted, count = min(self.max_num_detections, scores.size), 4 * self.max_num_detections
+        while True:
+            best, entry = highest(scores, min(count, scores.size))
+            classes, index = entry // scores.shape[1], entry % scores.shape[1]
+            kept = paddle.nonzero(self.not_overlapped(boxes.index_select(index), classes)).flatten()[:wanted]
+            if kept.shape[0] == wanted or count >= scores.size:
+                return index.index_select(kept), classes.index_select(kept), best.index_select(kept)
+            count *= 4
 
-    def fast_nms_of_best(self, boxes, scores, index, count):
-        """Fast NMS of the `count` highest scores of all classes together; None if too few boxes are left of them.
-
-        A box goes only because of boxes with higher scores, so that what is left of the highest is the same as in
-        comparing all.
+    def not_overlapped(self, boxes, classes):
+        """Which boxes Fast NMS keeps: those among the top_k of their class that none before overlaps.
 
         Args:
-            boxes: [n, 4]. scores, index: [C - 1, k], of each class's candidates by falling score, into boxes.
+            boxes: [n, 4] by falling score. classes: int64 [n].
+
+        Returns: bool [n].
         """
-        if count > MOST_PAIRED:
-            return None
-        best, entry = paddle.topk(scores.flatten(), count)
-        classes, index = entry // scores.shape[1], index.flatten().index_select(entry)
-        of_class = (classes.unsqueeze(0) == classes.unsqueeze(1)).astype(boxes.dtype)
-        kept = paddle.nonzero(self.highest_overlap_before(boxes.index_select(index), of_class) <= self.nms_thresh)
-        kept = kept.flatten()[:self.max_num_detections]
-        if kept.shape[0] < min(self.max_num_detections, scores.size) and count < scores.size:
-            return None
-        return index.index_select(kept), classes.index_select(kept), best.index_select(kept)
+        earlier, later, rank = pairs_of_class(classes)
+        kept = rank < self.top_k
+        if later.shape[0] == 0:
+            return kept
+        overlap = jaccard(boxes.index_select(earlier).unsqueeze(1), boxes.index_select(later).unsqueeze(1)).flatten()
+        over = paddle.logical_not(overlap <= self.nms_thresh)  # so of a box without area, whose IoU is not a number
+        return paddle.logical_and(kept, paddle.bincount(later, over.astype("float32"), len(boxes)) == 0)
 
     def cross_class_fast_nms(self, boxes, scores):
         """Fast NMS over all classes at once, each box with its best class. Arguments and results as `fast_nms`."""
@@ -177,13 +204,9 @@ class Detect:
         return paddle.concat(index).index_select(order), paddle.concat(classes).index_select(order), best
 
     @staticmethod
-    def highest_overlap_before(boxes, counts=1):
-        """[..., n, 4] by falling score -> [..., n]: each box's highest IoU with the boxes before it.
-
-        Args:
-            counts: 1, or [n, n] with 0 where two boxes are not compared.
-        """
-        return paddle.triu(jaccard(boxes, boxes) * counts, diagonal=1).max(axis=-2)
+    def highest_overlap_before(boxes):
+        """[n, 4] by falling score -> [n]: each box's highest IoU with the boxes before it."""
+        return paddle.triu(jaccard(boxes, boxes), diagonal=1).max(axis=0)
 
     def best(self, scores):
         """The max_num_detections highest of scores [n] -> (scores, order), by falling score."""

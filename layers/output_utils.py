@@ -1,4 +1,5 @@
 """From detections to masks and pixel boxes of the original picture (Sec. 3.3)."""
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -7,7 +8,7 @@ import paddle.nn.functional as F
 
 from layers.box_utils import crop, crop_bounds, sanitize_coordinates
 
-STRIP = 1 << 16  # pixels that are enlarged at once, as floats: they stay in the processor's cache
+STRIP = 1 << 18  # pixels that are enlarged at once, as floats
 
 
 def assemble_masks(proto, coeffs, boxes, crop_masks=True):
@@ -22,18 +23,26 @@ def assemble_masks(proto, coeffs, boxes, crop_masks=True):
     return crop(masks, boxes) if crop_masks else masks
 
 
-def _samples(start, stop, size, small_size, first, count):
-    """Where the pixels start..stop of a side of `size` lie between the samples of a side of `small_size`.
+def sigmoid(logits):
+    """1 / (1 + exp(-logits)), ndarrays."""
+    return 1 / (1 + np.exp(-logits))
 
-    Returns: the sample before each pixel, the one behind it, and how much of that one, as bilinear interpolation has
-    it without aligned corners. Samples are counted from the `first` of the `count` at hand; the outermost of these
-    stand for all beyond them.
+
+@functools.lru_cache(maxsize=16)
+def interpolation(size, samples):
+    """Bilinear interpolation of a side without aligned corners, as a matrix: float32 [size, samples].
+
+    Row p holds how much each sample counts for pixel p; the outermost samples stand for all beyond them.
     """
-    place = (np.arange(start, stop, dtype=np.float32) + np.float32(0.5)) * np.float32(small_size / size)
+    place = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(samples / size)
     place = np.maximum(place - np.float32(0.5), 0)
-    before = np.minimum(place.astype(np.int64), small_size - 1)
-    behind = np.minimum(before + 1, small_size - 1)
-    return np.clip(before - first, 0, count - 1), np.clip(behind - first, 0, count - 1), place - before
+    before = np.minimum(place.astype(np.int64), samples - 1)
+    share = place - before
+    weights = np.zeros((size, samples), np.float32)
+    pixels = np.arange(size)
+    weights[pixels, before] = 1 - share
+    weights[pixels, np.minimum(before + 1, samples - 1)] += share
+    return weights
 
 
 def _reach(samples, size, small_size):
@@ -45,22 +54,24 @@ def _reach(samples, size, small_size):
 class PictureMasks:
     """Masks of one picture in the network's resolution; each is enlarged, bilinearly, then cut at 0.5, when asked for.
 
-    Only the part is enlarged that can be over 0.5, which is next to the samples over 0.5: the result is that of
+    Only the part is made that can be over 0.5, which is next to the samples over 0.5: the result is that of making and
     enlarging everything, and a hundred masks of a huge picture need the memory of the one in hand.
 
     Args:
-        small: float32 [D, h, w] in 0..1.
+        small: float32 [D, h, w] in 0..1; or with `logits` what a sigmoid makes such masks of.
         height, width: of the picture, in pixels.
         regions: int [D, 4], the pixel boxes that the masks fill (mask_type "direct"); None: the whole picture.
         crops: int [D, 4], x1, y1, x2, y2 in samples, outside of which the masks are 0; None: nowhere.
+        logits: whether `small` is what comes before the sigmoid.
     """
 
-    def __init__(self, small, height, width, regions=None, crops=None):
+    def __init__(self, small, height, width, regions=None, crops=None, logits=False):
         self.small = small
         self.height = height
         self.width = width
         self.regions = regions
         self.crops = crops
+        self.logits = logits
 
     def __len__(self):
         return len(self.small)
@@ -68,41 +79,47 @@ class PictureMasks:
     def __getitem__(self, chosen):
         """Those of an index array or a slice, as PictureMasks."""
         regions, crops = (None if part is None else part[chosen] for part in (self.regions, self.crops))
-        return PictureMasks(self.small[chosen], self.height, self.width, regions, crops)
+        return PictureMasks(self.small[chosen], self.height, self.width, regions, crops, self.logits)
 
     def window(self, index):
         """The part of one mask outside of which it is empty.
 
         Returns: (x, y, bool [rows, columns]), x and y the pixel of its upper left corner; [0, 0] for an empty mask.
         """
-        small, shape, x0, y0 = self._cropped(index)
         left, top, right, bottom = (0, 0, self.width, self.height) if self.regions is None else self.regions[index]
-        over = small > 0.5
-        rows, columns = np.flatnonzero(over.any(axis=1)) + y0, np.flatnonzero(over.any(axis=0)) + x0
+        samples, x, y, columns, rows = self._over_half(index)
         if not len(rows) or right <= left or bottom <= top:
             return 0, 0, np.zeros((0, 0), bool)
-        y1, y2 = _reach(rows, bottom - top, shape[0])
-        x1, x2 = _reach(columns, right - left, shape[1])
-        before, behind, share = _samples(y1, y2, bottom - top, shape[0], y0, small.shape[0])
-        share = share[:, np.newaxis]
-        lines = small[before] * (1 - share) + small[behind] * share
-        before, behind, share = _samples(x1, x2, right - left, shape[1], x0, small.shape[1])
+        height, width = self.small.shape[1:]
+        x1, x2 = _reach(columns, right - left, width)
+        y1, y2 = _reach(rows, bottom - top, height)
+        lines = samples @ interpolation(int(right - left), width)[x1:x2, x:x + samples.shape[1]].T
+        weights = interpolation(int(bottom - top), height)[y1:y2, y:y + samples.shape[0]]
         window = np.empty((y2 - y1, x2 - x1), bool)
         step = max(1, STRIP // (x2 - x1))
         for start in range(0, len(window), step):
-            strip = lines[start:start + step]
-            window[start:start + step] = strip[:, before] * (1 - share) + strip[:, behind] * share > 0.5
+            strip = slice(start, start + step)
+            np.greater(weights[strip] @ lines, 0.5, out=window[strip])
         return int(left + x1), int(top + y1), window
 
-    def _cropped(self, index):
-        """A mask's samples that are not cropped, in a frame of zeros; shape of all; column and row of the first."""
+    def _over_half(self, index):
+        """The samples of a mask that are not 0 by its crop, and next to samples over 0.5.
+
+        Those left out could not bring a pixel over 0.5.
+
+        Returns: those samples, float32 [r, c] in 0..1; column and row of the first of them; columns and rows that have
+        one over 0.5.
+        """
         small = self.small[index]
-        if self.crops is None:
-            return small, small.shape, 0, 0
-        x1, y1, x2, y2 = np.maximum(self.crops[index], 0)
-        framed = np.zeros((max(y2 - y1, 0) + 2, max(x2 - x1, 0) + 2), np.float32)
-        framed[1:-1, 1:-1] = small[y1:y2, x1:x2]
-        return framed, small.shape, x1 - 1, y1 - 1
+        x1, y1, x2, y2 = (0, 0, *small.shape[::-1]) if self.crops is None else np.maximum(self.crops[index], 0).tolist()
+        small = small[y1:y2, x1:x2]
+        over = small > (0.0 if self.logits else 0.5)
+        rows, columns = np.flatnonzero(over.any(axis=1)), np.flatnonzero(over.any(axis=0))
+        if not len(rows):
+            return small, x1, y1, columns, rows
+        top, left = max(rows[0] - 1, 0), max(columns[0] - 1, 0)
+        samples = small[top:rows[-1] + 2, left:columns[-1] + 2]
+        return sigmoid(samples) if self.logits else samples, left + x1, top + y1, columns + x1, rows + y1
 
     def numpy(self):
         """All of them: bool [D, height, width]."""
@@ -174,10 +191,14 @@ def postprocess(detection, width, height, score_threshold=0.0, crop_masks=True, 
     masks, mask_scores = None, scores
     if "proto" in detection:
         crops = crop_bounds(boxes, *detection["proto"].shape[:2]).numpy() if crop_masks else None
-        small_masks = assemble_masks(detection["proto"], coeffs, boxes, crop_masks and maskiou_net is not None)
-        if maskiou_net is not None:
-            mask_scores = scores * maskiou_net.of_class(small_masks, classes)
-        masks = PictureMasks(small_masks.transpose([2, 0, 1]).numpy(), height, width, crops=crops)
+        if maskiou_net is None:
+            masks = paddle.matmul(coeffs, detection["proto"].flatten(0, 1), transpose_y=True)
+            masks = masks.reshape([-1, *detection["proto"].shape[:2]])
+        else:
+            masks = assemble_masks(detection["proto"], coeffs, boxes, crop_masks)
+            mask_scores = scores * maskiou_net.of_class(masks, classes)
+            masks = masks.transpose([2, 0, 1])
+        masks = PictureMasks(masks.numpy(), height, width, crops=crops, logits=maskiou_net is None)
     elif direct_masks:
         side = round(coeffs.shape[1] ** 0.5)
         masks = PictureMasks(coeffs.reshape([-1, side, side]).numpy(), height, width, pixel_boxes.numpy())
