@@ -41,13 +41,15 @@ from utils.augmentations import build_augmentation
 from utils.checkpoint import check_writable, network_differences
 from utils.coco_results import CocoFormat, class_table, evaluate_results, write_json, write_metrics
 from utils.comparison import comparison_page
+from utils.engines import BACKENDS, PRECISIONS
 from utils.exported import DESCRIPTION, load_exported, read_description
 from utils.in_out import check_another
 from utils.instances import Instances
 from utils.lincomb import lincomb_figure
-from utils.overlap import Behind, ahead
+from utils.networks import locate, open_network
+from utils.overlap import Behind
 from utils.pictures import detect_files, folder_of_pictures, image_info, one_picture, picture_ids
-from utils.predictor import SHOWN_SCORE_THRESHOLD, SHOWN_TOP_K, Predictor, as_image, load_network, locate
+from utils.predictor import SHOWN_SCORE_THRESHOLD, SHOWN_TOP_K, Predictor, as_image
 from utils.report import write_report
 from utils.result_journal import archive_name, check_outputs, open_journal, run_of, write_web_json, write_zip
 from utils.screen import open_window
@@ -92,6 +94,12 @@ def parse_args(argv=None):
     add("--save_folder", default="weights/", help="of 'latest' and 'interrupt' (default: %(default)s)")
     add("--output_folder", default="results", help="folder of all results (default: %(default)s)")
     add("--cuda", type=str2bool, default=True, help="use a GPU if there is one (default: %(default)s)")
+    add("--backend", choices=("auto", *BACKENDS), default="auto",
+        help="what runs the network; auto: Paddle on a GPU, else the fastest that is installed (requirements-fast.txt) "
+             "(default: %(default)s)")
+    add("--precision", choices=PRECISIONS, default="fp32",
+        help="bf16: about twice as fast and more on processors with units for it, with OpenVINO; and on GPUs "
+             "(default: %(default)s)")
     add("--seed", type=seed_number, help="seed for --shuffle")
     add("--no_bar", action="store_true", help="no progress bar")
     _add_dataset_options(parser.add_argument_group("evaluation of a data set").add_argument)
@@ -209,14 +217,12 @@ def evaluate(predictor, dataset, order, results, bar=True):
 
     def pictures():
         for place, position in left:
-            image = dataset.try_load_image(position)
-            yield place, position, image, None if image is None else predictor.transform(image)
+            yield (place, position), dataset.try_load_image(position)
 
     with Behind(results.add) as add, tqdm(
-            ahead(pictures()), total=len(share), initial=len(share) - len(left), desc="Evaluating", unit="image",
-            disable=not bar or ranks.rank() > 0, dynamic_ncols=True) as progress:
-        for place, position, image, prepared in progress:
-            found = None if image is None else predictor.detect_prepared([prepared], [image.shape[:2]])[0]
+            predictor.detect_many(pictures()), total=len(share), initial=len(share) - len(left), desc="Evaluating",
+            unit="image", disable=not bar or ranks.rank() > 0, dynamic_ncols=True) as progress:
+        for (place, position), _, found in progress:
             add(place, dataset.ids[position], found)
     if ranks.count() > 1:
         results.merge(ranks.gathered(results.part()))
@@ -261,7 +267,7 @@ def chosen_images(dataset, args, most=None):
 def journal_of(args, path, label_map, has_masks, images):
     """The journal of this run; `images` tells the images and their order, `path` is what decides the network."""
     check_writable(args.output_folder, "--output_folder")
-    options = ("fast_nms", "cross_class_nms", "detect", "crop", "score_threshold", "top_k")
+    options = ("fast_nms", "cross_class_nms", "detect", "crop", "score_threshold", "top_k", "precision")
     run = run_of(path, cfg.to_dict(), images, {f"--{name}": getattr(args, name) for name in options})
     return open_journal(args.output_folder, run, len(images), CocoFormat(label_map), has_masks, args.resume)
 
@@ -567,10 +573,15 @@ def run(args):
     if ranks.rank() > 0:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process; the first rank tells all)
     set_threads()
-    net = load_exported(args.exported_model, device == "gpu") if args.exported_model else load_network(path, cfg)
+    how = (args.backend, args.precision, None if mode in ("images", "dataset") else 1)
+    if args.exported_model:
+        net = load_exported(args.exported_model, device == "gpu", None, *how)
+        engine = net.engine
+    else:
+        net, engine = open_network(path, cfg, *how, use_gpu=device == "gpu")
     predictor = Predictor(net, cfg, args.fast_nms, args.cross_class_nms, args.crop, args.score_threshold or 0.0,
                           args.top_k, one_score=for_people)
-    print(f"{cfg.name} from {path}, on {device}")
+    print(f"{cfg.name} from {path}, in {engine}")
     if pairs:
         detect_pictures(predictor, pairs, args, path)
     elif mode == "dataset":

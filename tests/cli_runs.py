@@ -107,15 +107,15 @@ def stop_at_picture(number, monkeypatch):
     """Lets Ctrl-C come at the number-th picture, once; returns a list that grows with each picture."""
     from utils.predictor import Predictor
 
-    detect, seen = Predictor.detect_prepared, []
+    instances, seen = Predictor.instances, []
 
-    def detect_or_stop(self, inputs, sizes):
-        seen.append(sizes)
+    def instances_or_stop(self, *detection_and_size):
+        seen.append(detection_and_size)
         if len(seen) == number:
             raise KeyboardInterrupt
-        return detect(self, inputs, sizes)
+        return instances(self, *detection_and_size)
 
-    monkeypatch.setattr(Predictor, "detect_prepared", detect_or_stop)
+    monkeypatch.setattr(Predictor, "instances", instances_or_stop)
     return seen
 
 

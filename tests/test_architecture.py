@@ -22,7 +22,11 @@ MAY_IMPORT = {
     "data": ("data",),
     "layers": ("layers",),
     "utils": ("utils",),
-    "utils.predictor": ("yolact", "layers", "data", "utils"),  # what eval.py, train.py and programs detect with
+    # What detects for eval.py, train.py and programs, and what makes networks ready for it.
+    "utils.predictor": ("yolact", "layers", "data", "utils"),
+    "utils.networks": ("yolact", "data", "utils"),
+    "utils.exporting": ("backbone", "layers", "data", "utils"),
+    "utils.export_comparison": ("layers", "data", "utils"),
     "backbone": (),
     "yolact": ("backbone", "layers"),
     "eval": ("yolact", "backbone", "layers", "data", "utils"),

@@ -123,18 +123,14 @@ def test_pictures_without_annotations_as_test_dev(trained, demo_data, tmp_path, 
 def test_ground_truth_as_predictions_scores_one(demo_data, trained, tmp_path, monkeypatch):
     """The whole way from a picture to metrics.json, with a predictor that knows the answer."""
     class Oracle(eval_script.Predictor):
-        def __init__(self, *args, **options):
-            super().__init__(*args, **options)
-            self.transform = lambda image: image
-
-        def detect_prepared(self, inputs, sizes):
-            [image], [size] = inputs, sizes
-            position = next(i for i in self.left if np.array_equal(dataset.load_image(i), image))
-            self.left.remove(position)
-            classes, masks, boxes = dataset.ground_truth(position)
-            real = classes >= 0
-            return [Instances(classes[real], np.ones(real.sum()), np.round(boxes[real]).astype(int), masks[real],
-                              self.class_names, *size)]
+        def detect_many(self, pictures):
+            for key, image in pictures:
+                position = next(i for i in self.left if np.array_equal(dataset.load_image(i), image))
+                self.left.remove(position)
+                classes, masks, boxes = dataset.ground_truth(position)
+                real = classes >= 0
+                yield key, image, Instances(classes[real], np.ones(real.sum()), np.round(boxes[real]).astype(int),
+                                            masks[real], self.class_names, *image.shape[:2])
 
     evaluate(trained, tmp_path / "before")
     run_before = cfg.copy()
@@ -200,9 +196,9 @@ def test_a_killed_process_loses_nothing(trained, tmp_path):
     evaluate(trained, tmp_path / "whole", "--output_coco_json")
     arguments = eval_arguments(trained, tmp_path / "out", "--output_coco_json")
     slow = ("import sys, time; sys.path.insert(0, sys.argv.pop(1))\n"
-            "import eval; detect = eval.Predictor.detect_prepared\n"
+            "import eval; detect = eval.Predictor.instances\n"
             "def wait(*args):\n    time.sleep(0.2)\n    return detect(*args)\n"
-            "eval.Predictor.detect_prepared = wait; eval.main(sys.argv[1:])")
+            "eval.Predictor.instances = wait; eval.main(sys.argv[1:])")
     process = subprocess.Popen([sys.executable, "-c", slow, str(REPO), *map(str, arguments)])
     journal = tmp_path / "out" / "detections.partial.0"
     deadline = time.monotonic() + 60
@@ -244,13 +240,13 @@ def test_the_archive_holds_the_masks(trained, tmp_path):
 
 
 def test_sigterm_keeps_what_was_done_as_ctrl_c_does(trained, tmp_path, monkeypatch, caplog):
-    def terminate(self, inputs, sizes, detect=eval_script.Predictor.detect_prepared):
+    def terminate(self, *detection_and_size, instances=eval_script.Predictor.instances):
         if (tmp_path / "detections.partial.0").read_bytes().count(b"\n") > 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        return detect(self, inputs, sizes)
+        return instances(self, *detection_and_size)
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(eval_script.Predictor, "detect_prepared", terminate)
+    monkeypatch.setattr(eval_script.Predictor, "instances", terminate)
     with pytest.raises(SystemExit) as stop:
         evaluate(trained, tmp_path)
     assert stop.value.code == 130 and "the same command with --resume goes on" in caplog.text
@@ -407,12 +403,13 @@ def test_npz_of_the_originals_names(trained, demo_data, tmp_path, reference):
 
 
 def test_safetensors_with_its_config(trained, tmp_path, reference):
+    from utils.networks import load_network
     from yolact import Yolact
 
     config = json.loads(trained.with_suffix(".json").read_text())["config"]
     run_before = cfg.copy()
     set_cfg(config)
-    net = eval_script.load_network(str(trained), cfg)
+    net = load_network(str(trained), cfg)
     assert isinstance(net, Yolact)
     cfg.update_in_place(run_before)
     weights = {name: tensor.numpy() for name, tensor in net.state_dict().items()}

@@ -1,6 +1,7 @@
 """tools/export.py and utils/exported.py: what is written equals the network, what is refused, what is read back."""
 import ast
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -17,11 +18,12 @@ from cli_runs import TINY
 from data.config import cfg, get_config, yolact_base_config
 from layers.mask_iou_net import FastMaskIoUNet
 from layers.protonet import Upsample
-from tools import export, export_onnx
+from tools import export
 from tools.demo_shapes import draw_scene
-from utils import exported
+from utils import engines, export_comparison, exported, exporting, onnx_files
 from utils.exported import inference_config, load_exported
-from utils.predictor import load_network, load_predictor
+from utils.networks import load_network
+from utils.predictor import load_predictor
 from utils.runtime import UserError
 from yolact import Yolact, build_detect
 
@@ -29,7 +31,7 @@ REPO = Path(__file__).resolve().parent.parent
 DEMO = REPO / "weights" / "yolact_demo.safetensors"
 PLUS = ["backbone.args=([1, 1, 1], [0, 1, 1], 1, 8)", "use_maskiou=True", "rescore_mask=True",
         "maskiou_net=[(8, 3, {'stride': 2}), (16, 3, {'stride': 2})]"]
-MODEL_SUFFIX = ".pdmodel" if exported.PADDLE_2 else ".json"
+MODEL_SUFFIX = ".pdmodel" if engines.PADDLE_2 else ".json"
 
 
 def run(*arguments):
@@ -85,7 +87,7 @@ def demo_net():
 @pytest.fixture
 def onnx_packages():
     try:
-        export_onnx.check_packages()
+        onnx_files.check_packages()
     except UserError as error:
         pytest.skip(str(error))
 
@@ -150,8 +152,10 @@ def test_the_description_has_what_a_deployment_needs(demo):
     for name, told in found["files"].items():
         content = (demo / name).read_bytes()
         assert told == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    assert set(found["compared"]["largest_difference"]["paddle"]["network"]) == {
-        "loc", "conf", "mask", "priors", "proto"}
+    [compared] = found["compared"]
+    assert compared["engine"] == f"Paddle {paddle.__version__}" and compared["precision"] == "fp32"
+    assert set(compared["difference"]["network"]) == {"loc", "conf", "mask", "priors", "proto"}
+    assert max(compared["difference"]["network"].values()) <= compared["tolerance"] == 1e-4
     assert found["versions"] == {"paddle": paddle.__version__}
     assert '"means": [123.68, 116.78, 103.94],' in text  # a list is one line
 
@@ -224,16 +228,16 @@ def test_an_export_replaces_an_earlier_one_and_nothing_else(tmp_path, demo):
 
 
 def test_the_comparison_picture(tmp_path, demo):
-    assert json.loads((demo / "yolact.json").read_text())["compared"]["picture"] == "a drawn picture"
+    assert json.loads((demo / "yolact.json").read_text())["compared"][0]["picture"] == "a drawn picture"
     (tmp_path / "a.jpg").write_text("no picture")
     (tmp_path / "readme.txt").write_text("no picture")
-    assert export.comparison_picture(None, str(tmp_path))[0] == "a drawn picture"
+    assert export_comparison.comparison_picture(None, str(tmp_path))[0] == "a drawn picture"
     cv2.imwrite(str(tmp_path / "b.png"), np.full((5, 7, 3), 9, np.uint8))
-    name, picture = export.comparison_picture(None, str(tmp_path))
+    name, picture = export_comparison.comparison_picture(None, str(tmp_path))
     assert name == "b.png" and picture.shape == (5, 7, 3)
-    assert export.comparison_picture(str(tmp_path / "b.png"), "gone")[0] == "b.png"
-    drawn = export.drawn_picture()
-    assert drawn.dtype == np.uint8 and drawn.std() > 30 and (drawn == export.drawn_picture()).all()
+    assert export_comparison.comparison_picture(str(tmp_path / "b.png"), "gone")[0] == "b.png"
+    drawn = export_comparison.drawn_picture()
+    assert drawn.dtype == np.uint8 and drawn.std() > 30 and (drawn == export_comparison.drawn_picture()).all()
 
 
 # --- the config of an export ------------------------------------------------------------------------------------
@@ -302,32 +306,33 @@ def test_a_model_that_is_not_the_network_is_refused(tmp_path, monkeypatch):
         monkeypatch.setattr(Upsample, "forward", nearest)
         return write_models(*arguments)
 
-    write_models = export.write_models
-    monkeypatch.setattr(export, "write_models", write_another)
-    refused("the network in Paddle Inference differs|in proto|nothing was written", *arguments)
+    write_models = exporting.write_models
+    monkeypatch.setattr(exporting, "write_models", write_another)
+    refused(f"the network in Paddle {paddle.__version__}, fp32 differs|in proto|refused", *arguments)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     assert sorted(os.listdir(tmp_path)) == ["out", "tiny.json", "tiny.pdparams"]
 
 
 def test_differences():
     ones = np.ones((2, 3), np.float32)
-    assert export.largest_difference(ones, ones) == 0
-    assert export.largest_difference(ones, ones * 3) == 2
-    assert export.largest_difference(ones, ones[:1]) == float("inf")
-    assert export.largest_difference(ones * np.nan, ones) == float("inf")
+    assert export_comparison.largest_difference(ones, ones) == 0
+    assert export_comparison.largest_difference(ones, ones * 4) == 0.75
+    assert export_comparison.rms_difference(ones * np.float32([0, 1, 1]), ones) == pytest.approx(3 ** -0.5)
+    assert export_comparison.largest_difference(ones, ones[:1]) == float("inf")
+    assert export_comparison.largest_difference(ones * np.nan, ones) == float("inf")
 
 
 def test_a_mask_iou_net_that_differs_is_refused(tmp_path, monkeypatch):
     weights, _ = weights_of(tmp_path, *PLUS)
-    original = export.run_network
+    original = exporting.run_network
 
     def other(*arguments):
         cases = original(*arguments)
         masks, out = cases["maskiou_net"]
         return {**cases, "maskiou_net": (masks, {"iou": out["iou"] + 0.01})}
 
-    monkeypatch.setattr(export, "run_network", other)
-    refused("the maskiou_net in Paddle Inference differs|by 0.01 in iou", f"--trained_model={weights}",
+    monkeypatch.setattr(exporting, "run_network", other)
+    refused(f"the maskiou_net in Paddle {paddle.__version__}, fp32 differs|in iou", f"--trained_model={weights}",
             f"--out={tmp_path / 'out'}")
     assert sorted(os.listdir(tmp_path)) == ["tiny.json", "tiny.pdparams"]
 
@@ -369,22 +374,23 @@ def test_wrong_arguments(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
-@pytest.mark.parametrize("missing", ["paddle2onnx", "onnxruntime"])
-def test_onnx_without_its_packages_names_those_that_fit(tmp_path, monkeypatch, missing):
-    monkeypatch.setattr(export_onnx.importlib.util, "find_spec", lambda name: None if name == missing else object())
-    refused(f"{missing} is not installed|{export_onnx.PADDLE2ONNX}|{paddle.__version__}|--format=paddle",
+@pytest.mark.parametrize("missing, told", [("paddle2onnx", "paddle2onnx is not"), ("onnx", "onnx is not"),
+                                           ("onnxruntime openvino", "neither openvino nor onnxruntime is")])
+def test_onnx_without_its_packages_names_those_that_fit(tmp_path, monkeypatch, missing, told):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing.split() else object())
+    refused(f"{told} installed|{onnx_files.PADDLE2ONNX}|{paddle.__version__}|--format=paddle",
             f"--trained_model={DEMO}", f"--out={tmp_path / 'out'}", "--format=both")
     assert not (tmp_path / "out").exists()
 
 
 def test_onnx_with_a_paddle2onnx_of_another_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(export_onnx.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     for version, old_fits, new_fits in (("1.3.1", True, False), ("2.0.1", False, False), ("2.1.0", False, True)):
-        monkeypatch.setattr(export_onnx.importlib.metadata, "version", lambda name, version=version: version)
-        if old_fits if exported.PADDLE_2 else new_fits:
-            export_onnx.check_packages()
+        monkeypatch.setattr(onnx_files.importlib.metadata, "version", lambda name, version=version: version)
+        if old_fits if engines.PADDLE_2 else new_fits:
+            onnx_files.check_packages()
         else:
-            refused(f"paddle2onnx is {version}|{export_onnx.PADDLE2ONNX}", f"--trained_model={DEMO}", "--format=onnx",
+            refused(f"paddle2onnx is {version}|{onnx_files.PADDLE2ONNX}", f"--trained_model={DEMO}", "--format=onnx",
                     f"--out={tmp_path / 'out'}")
 
 
@@ -450,13 +456,13 @@ def test_a_model_that_paddle_cannot_read(copy, monkeypatch):
     def fail(config):
         raise ValueError("\n----\nInvalidArgumentError: operator x is not known.\n  [Hint]")
 
-    monkeypatch.setattr(exported.inference, "create_predictor", fail)
+    monkeypatch.setattr(engines.inference, "create_predictor", fail)
     unreadable(copy, "cannot read", f"network{MODEL_SUFFIX}", "InvalidArgumentError: operator x")
 
 
-@pytest.mark.skipif(exported.PADDLE_2, reason="writes .pdmodel, which every version reads")
+@pytest.mark.skipif(engines.PADDLE_2, reason="writes .pdmodel, which every version reads")
 def test_paddle_2_is_kept_from_crashing_on_a_model_of_paddle_3(copy, monkeypatch):
-    monkeypatch.setattr(exported, "PADDLE_2", True)
+    monkeypatch.setattr(engines, "PADDLE_2", True)
     unreadable(copy, "network.json", "written by PaddlePaddle 3")
 
 
@@ -467,15 +473,16 @@ def test_a_picture_of_another_size(demo):
             network(np.zeros(shape, np.float32))
 
 
-def test_onnx_alone_needs_onnxruntime(copy, monkeypatch):
+def test_onnx_alone_needs_an_engine(copy, monkeypatch):
     description = json.loads((copy / "yolact.json").read_text())
     (copy / "network.onnx").write_bytes(b"onnx")
     del description["models"]["network"]["paddle"]
     description["models"]["network"]["onnx"] = {"model": "network.onnx"}
     description["files"]["network.onnx"] = {"sha256": hashlib.sha256(b"onnx").hexdigest()}
     (copy / "yolact.json").write_text(json.dumps(description))
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    unreadable(copy, "network.onnx", "pip install onnxruntime")
+    monkeypatch.setattr(exported, "is_installed", lambda backend: False)
+    monkeypatch.setattr(engines, "is_installed", lambda backend: False)
+    unreadable(copy, "onnxruntime is not installed", "requirements-fast.txt")
 
 
 # --- ONNX -------------------------------------------------------------------------------------------------------
@@ -485,12 +492,13 @@ def test_onnx_gives_what_the_network_gives(tmp_path, onnx_packages, demo_net):
     import onnx
 
     run(f"--trained_model={DEMO}", f"--out={tmp_path / 'out'}", "--format=both")
-    ready = load_exported(str(tmp_path / "out"), engine="onnx", threads=1)
-    assert isinstance(ready.network.run, exported.OnnxModel)
+    ready = load_exported(str(tmp_path / "out"), backend="onnxruntime", threads=1)
+    assert isinstance(ready.network.run, engines.OnnxRuntimeModel)
     images = pictures(3, 96)
     with paddle.no_grad():
         assert_same_outputs(ready.network(images), demo_net(paddle.to_tensor(images)))
-    assert set(ready.description["compared"]["largest_difference"]) == {"paddle", "onnx"}
+    compared = [record["engine"].split()[0] for record in ready.description["compared"]]
+    assert compared == ["Paddle", *(engines.version_of(name).split()[0] for name in onnx_files.engines_for(False))]
     graph = onnx.load(str(tmp_path / "out" / "network.onnx")).graph
     shapes = {value.name: [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
               for value in [*graph.input, *graph.output]}
@@ -502,14 +510,18 @@ def test_onnx_alone_with_deformable_convolutions_and_rescored_masks(tmp_path, on
     weights, config = weights_of(tmp_path, *PLUS)
     out = tmp_path / "out"
     arguments = f"--trained_model={weights}", f"--out={out}", "--format=onnx"
-    if exported.PADDLE_2:
+    if engines.PADDLE_2:
         refused("deformable convolution needs opset 19|--format=paddle", *arguments)
         return
-    monkeypatch.setattr("onnxruntime.__version__", "1.24.4")
-    refused("deformable convolution needs onnxruntime 1.25|this is 1.24.4|--format=paddle", *arguments)
-    monkeypatch.undo()
-    if sys.version_info < (3, 11):
-        pytest.skip("onnxruntime 1.25, the first with deformable convolution, is for Python 3.11 and newer")
+    with monkeypatch.context() as context:
+        context.setattr(onnx_files, "ENGINES", ("onnxruntime",))
+        context.setattr(onnx_files.importlib.metadata, "version", lambda name: "1.24.4")
+        assert onnx_files.engines_for(deformable=False) and not onnx_files.engines_for(deformable=True)
+        context.setattr(onnx_files, "engines_for", lambda deformable: [])
+        with pytest.raises(UserError, match="needs openvino, or onnxruntime 1.25"):
+            onnx_files.check_deformable()
+    if not onnx_files.engines_for(deformable=True):
+        pytest.skip("no engine for deformable convolution")
     run(*arguments)
     assert sorted(os.listdir(out)) == ["maskiou_net.onnx", "network.onnx", "yolact.json"]
     ready, net = load_exported(str(out)), load_network(str(weights), config)
@@ -523,14 +535,14 @@ def test_onnx_alone_with_deformable_convolutions_and_rescored_masks(tmp_path, on
 
 
 def test_what_paddle2onnx_cannot_convert_is_one_line(tmp_path, onnx_packages, monkeypatch):
-    monkeypatch.setattr(export_onnx, "CONVERT", "import os\nprint('[ERROR] no rule for x', flush=True)\nos.abort()")
+    monkeypatch.setattr(onnx_files, "CONVERT", "import os\nprint('[ERROR] no rule for x', flush=True)\nos.abort()")
     refused("cannot convert the network ([ERROR] no rule for x)|--format=paddle", f"--trained_model={DEMO}",
             f"--out={tmp_path / 'out'}", "--format=onnx")
     assert os.listdir(tmp_path) == []
 
 
-def test_onnx_that_onnxruntime_cannot_read(tmp_path, onnx_packages, monkeypatch):
-    monkeypatch.setattr(export_onnx, "tidy_onnx", lambda path, model: Path(path).write_bytes(b"no model"))
+def test_onnx_that_no_engine_can_read(tmp_path, onnx_packages, monkeypatch):
+    monkeypatch.setattr(onnx_files, "tidy_onnx", lambda path, model: Path(path).write_bytes(b"no model"))
     refused("onnxruntime|cannot read|network.onnx", f"--trained_model={DEMO}", f"--out={tmp_path / 'out'}",
             "--format=onnx")
     assert os.listdir(tmp_path) == []
@@ -563,5 +575,5 @@ def test_help_explains(capsys):
         run("--help")
     text = capsys.readouterr().out
     assert caught.value.code == 0
-    for words in ("yolact.json", "--format", "--image", "requirements-export.txt", "1e-4"):
+    for words in ("yolact.json", "--format", "--image", "requirements-fast.txt", "1e-4"):
         assert words in text

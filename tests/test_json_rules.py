@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 
 from data.coco import image_order
 from data.config import MEANS, STD, get_config, make_config
-from utils.predictor import load_network
+from utils.networks import load_network
 from utils.weights import saved_config
 from yolact import build_detect
 

@@ -337,6 +337,18 @@ def resume(folder, which, config_name, update):
     raise failure
 
 
+def flat_config(config):
+    """A plain nested dict as JSON gives it back, as {dotted key: value}; label maps stay whole."""
+    def leaves(group, prefix):
+        for key, value in group.items():
+            if isinstance(value, dict) and key != "label_map":
+                yield from leaves(value, f"{prefix}{key}.")
+            else:
+                yield prefix + key, value
+
+    return dict(leaves(json.loads(json.dumps(config)), ""))
+
+
 def config_differences(saved, current):
     """Keys in which the config of a checkpoint differs from the present one.
 
@@ -345,14 +357,7 @@ def config_differences(saved, current):
     Returns:
         list of (dotted key, saved value, present value); a key that one of them lacks has the value None.
     """
-    def leaves(group, prefix):
-        for key, value in group.items():
-            if isinstance(value, dict) and key != "label_map":
-                yield from leaves(value, f"{prefix}{key}.")
-            else:
-                yield prefix + key, value
-
-    theirs, ours = (dict(leaves(json.loads(json.dumps(config)), "")) for config in (saved, current))
+    theirs, ours = flat_config(saved), flat_config(current)
     return [(key, theirs.get(key), ours.get(key)) for key in sorted({*theirs, *ours})
             if theirs.get(key) != ours.get(key)]
 

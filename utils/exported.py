@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 from typing import Any, NamedTuple
 
 import numpy as np
-import paddle
-from paddle import inference
 
+from utils.engines import (
+    FASTEST_FIRST,
+    MODELS,
+    Settings,
+    check_installed,
+    is_installed,
+    usable_precision,
+    version_of,
+)
 from utils.runtime import UserError, set_threads
 
 DESCRIPTION = "yolact.json"
 FORMAT, FORMAT_VERSION = "yolact-export", 1
-ENGINES = ("paddle", "onnx")  # the first of them that a folder has is used
 NETWORK, MASKIOU_NET = "network", "maskiou_net"  # the models, and how their files are called
-PADDLE_2 = paddle.__version__[:2] == "2."
-GPU_MEMORY_MIB = 500  # that Paddle Inference takes at the start; it takes more when it needs it
+FILES_OF = {"paddle": "paddle", "onnxruntime": "onnx", "openvino": "onnx"}  # the kind of files that a backend reads
 
 # What of a config matters once the network has run (and before it, for the picture), nested with dots.
 CONFIG_KEYS = (
@@ -65,91 +69,16 @@ def hash_of(path):
     return digest.hexdigest()
 
 
-def first_line(error):
-    """The line of a library's error that says most: Paddle's messages end in it, or begin with it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if "error" in line.lower()] or lines or [type(error).__name__]
-    return told[0]
-
-
-class PaddleModel:
-    """One model in Paddle Inference.
-
-    Args:
-        folder: of the export. files: {"model", "params"}, names in it.
-        use_gpu: run on Paddle's current GPU. threads: of the CPU.
-    Raises:
-        UserError: this Paddle cannot read it.
-    """
-
-    def __init__(self, folder, files, use_gpu, threads):
-        path = os.path.join(folder, files["model"])
-        if path.endswith(".json") and PADDLE_2:
-            raise UserError(f"{path} was written by PaddlePaddle 3, which {paddle.__version__} cannot read; use 3.0 or "
-                            "newer, or export again with this version")
-        config = inference.Config(path, os.path.join(folder, files["params"]))
-        config.disable_glog_info()
-        if use_gpu:
-            device = paddle.device.get_device().partition(":")[2]
-            config.enable_use_gpu(GPU_MEMORY_MIB, int(device or 0))
-        else:
-            config.disable_gpu()
-            # On in Paddle 3, where it fails on bilinear interpolation, and on some products is silently wrong.
-            config.disable_mkldnn()
-            config.set_cpu_math_library_num_threads(threads)
-        try:
-            self.predictor = inference.create_predictor(config)
-        except Exception as error:  # Paddle's errors have no class in common
-            raise UserError(f"PaddlePaddle {paddle.__version__} cannot read {path} ({first_line(error)}); use the "
-                            f"version that {DESCRIPTION} names, or export again") from error
-
-    def __call__(self, array):
-        """float32 ndarray -> list of ndarrays, in the order of the description."""
-        handle = self.predictor.get_input_handle(self.predictor.get_input_names()[0])
-        handle.reshape(array.shape)
-        handle.copy_from_cpu(array)
-        self.predictor.run()
-        return [self.predictor.get_output_handle(name).copy_to_cpu() for name in self.predictor.get_output_names()]
-
-
-class OnnxModel:
-    """One model in onnxruntime. Arguments and errors as `PaddleModel`; files: {"model"}."""
-
-    def __init__(self, folder, files, use_gpu, threads):
-        path = os.path.join(folder, files["model"])
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise UserError(f"{path} needs onnxruntime, which cannot be imported ({error}); "
-                            "pip install onnxruntime") from error
-        providers = ["CPUExecutionProvider"]
-        if use_gpu and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-            providers.insert(0, "CUDAExecutionProvider")
-        elif use_gpu:
-            logging.warning("this onnxruntime cannot use a GPU (onnxruntime-gpu can); it runs on the CPU")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # errors
-        try:
-            self.session = onnxruntime.InferenceSession(path, options, providers=providers)
-        except Exception as error:  # onnxruntime's errors have no class in common
-            raise UserError(f"onnxruntime {onnxruntime.__version__} cannot read {path} ({first_line(error)}); "
-                            "use a newer one, or export again") from error
-
-    def __call__(self, array):
-        """float32 ndarray -> list of ndarrays, in the order of the description."""
-        return self.session.run(None, {self.session.get_inputs()[0].name: array})
-
-
 class ExportedModel:
     """A model with named outputs.
 
     Args:
-        run: PaddleModel or OnnxModel. description: of the model, in yolact.json.
+        run: a model of utils.engines. description: of the model, in yolact.json.
     """
 
     def __init__(self, run, description):
         self.run = run
+        self.streams = run.streams
         self.input_shape = list(description["input"]["shape"])
         self.outputs = [output["name"] for output in description["outputs"]]
 
@@ -168,7 +97,7 @@ class ExportedModel:
         array = np.ascontiguousarray(array, np.float32)
         if list(array.shape[1:]) != self.input_shape[1:] or array.ndim != len(self.input_shape) or not len(array):
             raise ValueError(f"the exported model takes {self.input_shape}, not {list(array.shape)}")
-        return {name: paddle.to_tensor(output) for name, output in zip(self.outputs, self.run(array))}
+        return dict(zip(self.outputs, self.run(array)))
 
 
 class ExportedMaskIoUNet(ExportedModel):
@@ -184,12 +113,14 @@ class Exported(NamedTuple):
     """An export that is ready to run.
 
     path: of its yolact.json, whose hashes tell one export from another. description: what it holds.
+    engine: name, version and precision of what runs it, for people.
     network: float32 ndarray [B, 3, S, S] -> dict of tensors (`ExportedModel`).
     maskiou_net: None, or with `of_class` as layers.mask_iou_net.FastMaskIoUNet has.
     """
 
     path: str
     description: dict[str, Any]
+    engine: str
     network: Any
     maskiou_net: Any
 
@@ -222,42 +153,56 @@ def read_description(folder):
     return description
 
 
-def _choose_engine(folder, models):
-    """The first engine that all models have files for."""
-    missing = []
-    for engine in ENGINES:
-        if all(engine in model for model in models.values()):
-            files = [os.path.join(folder, name) for model in models.values() for name in model[engine].values()]
-            lacking = [path for path in files if not os.path.isfile(path)]
-            if not lacking:
-                return engine
-            missing += lacking
-    raise UserError(f"there is no {missing[0]}; copy the whole folder, or export again" if missing else
-                    f"{os.path.join(folder, DESCRIPTION)} is damaged (it names no model); export again")
+def _missing_files(folder, models, backend):
+    """Paths of the files that a backend would need of an export and that are not there; None if it has no such."""
+    kind = FILES_OF[backend]
+    if not all(kind in model for model in models.values()):
+        return None
+    paths = [os.path.join(folder, name) for model in models.values() for name in model[kind].values()]
+    return [path for path in paths if not os.path.isfile(path)]
 
 
-def _open(folder, description, engine, use_gpu, threads):
+def _choose_backend(folder, models, use_gpu):
+    """The fastest of the backends that an export has files for; on a GPU, Paddle if possible."""
+    order = FASTEST_FIRST[::-1] if use_gpu else FASTEST_FIRST
+    missing = {backend: _missing_files(folder, models, backend) for backend in order}
+    whole = [backend for backend in order if missing[backend] == []]
+    there = [backend for backend in whole if is_installed(backend)]
+    if whole:
+        return there[0] if there else whole[-1]
+    lacking = [path for paths in missing.values() for path in paths or []]
+    if lacking:
+        raise UserError(f"there is no {lacking[0]}; copy the whole folder, or export again")
+    raise UserError(f"{os.path.join(folder, DESCRIPTION)} is damaged (it names no model); export again")
+
+
+def _open(folder, description, backend, settings):
     """The models of an export, by name; their files are checked first, as engines crash on damaged ones."""
-    models = description["models"]
-    engine = engine or _choose_engine(folder, models)
-    runner = {"paddle": PaddleModel, "onnx": OnnxModel}[engine]
-    for name in [name for model in models.values() for name in model[engine].values()]:
-        path = os.path.join(folder, name)
-        if hash_of(path) != description["files"][name]["sha256"]:
-            raise UserError(f"{path} is damaged or not of this export (its SHA-256 is not the one in {DESCRIPTION}); "
-                            "copy it again, or export again")
-    return {name: (ExportedMaskIoUNet if name == MASKIOU_NET else ExportedModel)(
-        runner(folder, model[engine], use_gpu, threads), model) for name, model in models.items()}
+    models, kind = description["models"], FILES_OF[backend]
+    opened = {}
+    for name, model in models.items():
+        if kind not in model:
+            raise UserError(f"{folder} has no files for {backend}; export it with --format=both, or leave out "
+                            "--backend")
+        files = {part: os.path.join(folder, file) for part, file in model[kind].items()}
+        for part, path in files.items():
+            if hash_of(path) != description["files"][model[kind][part]]["sha256"]:
+                raise UserError(f"{path} is damaged or not of this export (its SHA-256 is not the one in "
+                                f"{DESCRIPTION}); copy it again, or export again")
+        kind_of_model = ExportedMaskIoUNet if name == MASKIOU_NET else ExportedModel
+        opened[name] = kind_of_model(MODELS[backend](files, settings), model)
+    return opened
 
 
-def load_exported(folder, use_gpu=False, threads=None, engine=None):
+def load_exported(folder, use_gpu=False, threads=None, backend="auto", precision="fp32", streams=1):
     """Load what tools/export.py has written.
 
     Args:
         folder: of the export.
         use_gpu: run on the GPU that is Paddle's current device; False: on the CPU.
         threads: of the CPU; None: what `utils.runtime.set_threads` chooses.
-        engine: "paddle" (Paddle Inference) or "onnx" (onnxruntime); None: the first of them that the folder has.
+        backend: of utils.engines.BACKENDS; "auto": the fastest that is installed and that the folder has files for.
+        precision, streams: as utils.engines.Settings.
 
     Returns:
         Exported.
@@ -267,8 +212,15 @@ def load_exported(folder, use_gpu=False, threads=None, engine=None):
     """
     description = read_description(folder)
     try:
-        models = _open(folder, description, engine, use_gpu, threads or set_threads())
-        return Exported(os.path.join(folder, DESCRIPTION), description, models[NETWORK], models.get(MASKIOU_NET))
+        if not use_gpu:
+            backend, precision = usable_precision(backend, precision)
+        if backend == "auto":
+            backend = _choose_backend(folder, description["models"], use_gpu)
+        check_installed(backend)
+        settings = Settings(use_gpu, threads or set_threads(), precision, streams)
+        models = _open(folder, description, backend, settings)
+        return Exported(os.path.join(folder, DESCRIPTION), description, f"{version_of(backend)}, {precision}",
+                        models[NETWORK], models.get(MASKIOU_NET))
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{os.path.join(folder, DESCRIPTION)} is damaged ({type(error).__name__}: {error}); "
                         "export again") from error

@@ -6,6 +6,8 @@ import re
 
 from utils.runtime import UserError
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # of pictures
+
 
 def split_in_out(text):
     """Split IN:OUT at the colon that leaves an IN that exists, a file or a folder; the longest such IN counts.

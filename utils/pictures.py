@@ -8,13 +8,12 @@ import os
 from tqdm import tqdm
 
 from utils.checkpoint import check_writable
-from utils.in_out import split_in_out
-from utils.overlap import Behind, ahead
+from utils.in_out import SUFFIXES, split_in_out
+from utils.overlap import Behind
 from utils.predictor import as_image
 from utils.runtime import UserError
 
 UNREADABLE = (ValueError, OSError)  # of as_image
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 NAMED = 3  # names that a warning lists
 
 
@@ -121,18 +120,17 @@ def detect_files(predictor, sources, places, finish, window=None, bar=True):
                 if len(sources) == 1:
                     raise
                 logging.warning("a picture is skipped: %s", error)
-                yield place, None, None
+                yield place, None
             else:
-                yield place, image, predictor.transform(image)
+                yield place, image
 
     with Behind(finish) as finish_behind, tqdm(
-            ahead(pictures()), total=len(places), desc="Detecting", unit="image", disable=not bar,
+            predictor.detect_many(pictures()), total=len(places), desc="Detecting", unit="image", disable=not bar,
             dynamic_ncols=True) as progress:
-        for place, image, prepared in progress:
+        for place, image, found in progress:
+            drawn = finish_behind(place, image, found)
             if image is None:
-                finish_behind(place, None, None)
                 continue
-            drawn = finish_behind(place, image, predictor.detect_prepared([prepared], [image.shape[:2]])[0])
             done.append(place)
             if window is not None and not window.show(drawn.result(), None):
                 ended = True

@@ -10,27 +10,29 @@ Shapes: B pictures, S the network's input size, H W of a picture, D detections.
 """
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 
 # Before paddle: this sets what paddle reads at its import.
-from utils.runtime import UserError, select_device, set_threads
+from utils.runtime import select_device, set_threads
 
 # isort: split
 import numpy as np
 import paddle
 
-from data.config import COLORS, MEANS, STD, ConfigError, get_config, make_config
+from data.config import COLORS, MEANS, STD, make_config
 from data.images import read_image
 from layers.output_utils import postprocess
 from utils.augmentations import base_transform
-from utils.checkpoint import find, name_of_config
 from utils.exported import load_exported
 from utils.instances import Instances
-from utils.released import weights_file
+from utils.networks import locate, open_network
+from utils.overlap import ahead
 from utils.visualize import draw_detections
-from utils.weights import load_weights, read_weights, saved_config
-from yolact import Yolact, build_detect
+from yolact import build_detect
 
 # For people; evaluation takes everything.
 SHOWN_TOP_K, SHOWN_SCORE_THRESHOLD = 15, 0.15
@@ -55,6 +57,7 @@ class Predictor:
         transform: uint8 [H, W, 3] BGR -> float32 [3, S, S].
         network: float32 [B, 3, S, S] -> dict of tensors, as yolact.Yolact.forward in evaluation.
         detections_of: such a dict -> list of B dicts, layers.detection.Detect.
+        streams: pictures that an engine works on at once beside the caller's thread; 0: Paddle works in that thread.
     """
 
     def __init__(self, net, config, use_fast_nms=True, cross_class_nms=False, crop=True, score_threshold=0.0,
@@ -66,9 +69,11 @@ class Predictor:
             preserve_aspect_ratio=config.preserve_aspect_ratio)
         if isinstance(net, paddle.nn.Layer):
             self.network = lambda images: net(paddle.to_tensor(images))
+            self.streams = 0
         else:
             self.network = lambda images: {name: output for name, output in net.network(images).items()
                                            if self.has_masks or name != "proto"}
+            self.streams = net.network.streams
         self.detections_of = build_detect(config, use_fast_nms, cross_class_nms)
         maskiou_net = net.maskiou_net if config.rescore_mask else None
         self._rescores_boxes = maskiou_net is not None and (one_score or config.rescore_bbox)
@@ -105,6 +110,45 @@ class Predictor:
         """
         detections = self.detections_of(self.network(np.stack(inputs)))
         return [self.instances(detection, *size) for detection, size in zip(detections, sizes)]
+
+    def detect_many(self, pictures):
+        """Find the objects of a stream of pictures. Pictures are read and prepared in a thread ahead of the network.
+
+        An engine works in threads of its own, on `streams` pictures at once, while detection goes on here.
+
+        Args:
+            pictures: iterable of (key, uint8 [H, W, 3] BGR or None); only the thread ahead iterates it.
+
+        Yields:
+            (key, the picture, Instances), in their order; (key, None, None) for a picture that is None.
+        """
+        def prepared():
+            for key, image in pictures:
+                yield key, image, None if image is None else self.transform(image)
+
+        def finish(key, image, network):
+            if image is None:
+                return key, None, None
+            [detection] = self.detections_of(network())
+            return key, image, self.instances(detection, *image.shape[:2])
+
+        with contextlib.closing(ahead(prepared(), max(2, self.streams))) as coming, \
+                ThreadPoolExecutor(max(1, self.streams), "network") as engine:
+            running = deque()
+            for key, image, array in coming:
+                if array is None or not self.streams:
+                    network = functools.partial(self._network_alone, array)
+                else:
+                    network = engine.submit(self._network_alone, array).result
+                running.append((key, image, network))
+                if len(running) > self.streams:
+                    yield finish(*running.popleft())
+            while running:
+                yield finish(*running.popleft())
+
+    @paddle.no_grad()
+    def _network_alone(self, array):
+        return self.network(array[np.newaxis])
 
     @paddle.no_grad()
     def instances(self, detection, height, width):
@@ -144,67 +188,28 @@ def as_image(image):
     return image
 
 
-def load_predictor(weights, config=None, folder="weights/", cuda=True, **options):
+def load_predictor(weights, config=None, folder="weights/", cuda=True, backend="auto", precision="fp32", streams=1,
+                   **options):
     """A Predictor for programs.
 
     Args:
         weights: a file of any format, a released network's name, or a folder that tools/export.py wrote.
         config: a config's name (default: the one that belongs to the weights).
         folder: where a released network is downloaded to. cuda: use a GPU if there is one.
+        backend: "paddle", "onnxruntime", "openvino"; "auto": Paddle on a GPU, else the fastest that is installed.
+        precision: "fp32", or "bf16", on processors (with OpenVINO) and GPUs that have it.
+        streams: 1 for the least time of one picture; None for the most pictures a second with `detect_many`.
         options: of Predictor; defaults as for pictures: score_threshold 0.15, top_k 15, one_score.
 
     Raises:
-        UserError, ConfigError: the weights or the config cannot be used.
+        UserError, ConfigError: the weights, the config or the backend cannot be used.
     """
     options = {"score_threshold": SHOWN_SCORE_THRESHOLD, "top_k": SHOWN_TOP_K, "one_score": True, **options}
     use_gpu = select_device(cuda) == "gpu"
     set_threads()
     if os.path.isdir(weights):
-        net = load_exported(weights, use_gpu)
+        net = load_exported(weights, use_gpu, None, backend, precision, streams)
         return Predictor(net, make_config(net.description["config"]), **options)
     path, config, _ = locate(str(weights), config, folder)
-    return Predictor(load_network(path, config), config, **options)
-
-
-def locate(trained_model, config_name, folder, bar=True):
-    """Weights and the config that belongs to them: the named one, else that saved with them, else that of their name.
-
-    Args:
-        trained_model, config_name, folder: as eval.py's --trained_model, --config, --save_folder. bar: for a download.
-
-    Returns: (path, Config, dict of the config saved with the weights or None).
-
-    Raises:
-        UserError, ConfigError: there is no such file or config, or no way to tell the config.
-    """
-    config = None if config_name is None else make_config(config_name)
-    if trained_model in ("latest", "interrupt"):
-        if config is None:
-            raise UserError(f"--trained_model={trained_model} needs --config, to know whose it is; or name a file")
-        path = find(folder, trained_model, config.name)
-    else:
-        path = weights_file(trained_model, folder, get_config, bar)
-    saved = saved_config(path)
-    if config is None:
-        try:
-            config = make_config(saved or name_of_config(path))
-        except ConfigError as error:
-            source = "saved with" if saved else "in the name of"
-            raise UserError(f"the config {source} {path} cannot be used: {error}; pass --config") from error
-    return path, config, saved
-
-
-def load_network(path, config):
-    """The network of a config with the weights of a file, in evaluation mode.
-
-    Raises:
-        WeightsError: the file cannot be read or does not fit the config.
-    """
-    net = Yolact(config)
-    weights = read_weights(path)
-    if not config.eval_mask_branch:
-        weights = {name: array for name, array in weights.items()
-                   if not name.startswith(("proto_net.", "maskiou_net."))}
-    load_weights(net, weights)
-    net.eval()
-    return net
+    net, _ = open_network(path, config, backend, precision, streams, use_gpu)
+    return Predictor(net, config, **options)

@@ -32,6 +32,8 @@ def _is_amd(cpuinfo="/proc/cpuinfo"):
 if _is_amd():
     os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
 
+# Errors only: what Paddle's core remarks on building graphs is for its developers.
+os.environ.setdefault("GLOG_minloglevel", "2")
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="No ccache found")
     import paddle

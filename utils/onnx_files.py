@@ -1,4 +1,4 @@
-"""The ONNX half of tools/export.py: from a model for Paddle Inference to an ONNX file."""
+"""From a model for Paddle Inference to an ONNX file, by paddle2onnx."""
 import importlib.metadata
 import importlib.util
 import os
@@ -8,11 +8,12 @@ import sys
 
 import paddle
 
-from utils.exported import PADDLE_2, first_line
+from utils.engines import PADDLE_2, first_line, is_installed
 from utils.runtime import UserError
 
 OPSET, DEFORMABLE_OPSET = 16, 19  # the first with deformable convolution
 DEFORMABLE_ONNXRUNTIME = (1, 25)  # the first that has it on the CPU
+ENGINES = ("onnxruntime", "openvino")
 PADDLE2ONNX = "paddle2onnx==1.3.1" if PADDLE_2 else "paddle2onnx>=2.1.0"  # that reads this Paddle's models
 # In a process of its own, as paddle2onnx aborts on what it cannot convert; it also installs packages unless it is told
 # to optimise nothing.
@@ -30,16 +31,19 @@ def check_packages():
     Raises:
         UserError: names the versions that fit.
     """
-    wrong = [f"{package} is not installed" for package in ("paddle2onnx", "onnx", "onnxruntime")
+    wrong = [f"{package} is not installed" for package in ("paddle2onnx", "onnx")
              if importlib.util.find_spec(package) is None]
     if not wrong:
         version = importlib.metadata.version("paddle2onnx")
         major_minor = tuple(map(int, version.split(".")[:2]))
         if not (major_minor < (2, 0) if PADDLE_2 else major_minor >= (2, 1)):
             wrong = [f"paddle2onnx is {version}"]
+    if not any(map(is_installed, ENGINES)):
+        wrong.append("neither openvino nor onnxruntime is installed")
     if wrong:
-        raise UserError(f"ONNX needs {PADDLE2ONNX} (with PaddlePaddle {paddle.__version__}) and onnxruntime, but "
-                        f"{', '.join(wrong)}; pip install '{PADDLE2ONNX}' onnxruntime, or use --format=paddle")
+        raise UserError(f"ONNX needs {PADDLE2ONNX} (with PaddlePaddle {paddle.__version__}) and openvino or "
+                        f"onnxruntime, but {', '.join(wrong)}; pip install '{PADDLE2ONNX}' openvino onnxruntime, or "
+                        "use Paddle (--format=paddle, --backend=paddle)")
 
 
 def check_deformable():
@@ -50,13 +54,20 @@ def check_deformable():
     """
     if PADDLE_2:
         raise UserError(f"deformable convolution needs opset {DEFORMABLE_OPSET} of ONNX, which {PADDLE2ONNX} does "
-                        "not have; use PaddlePaddle 3.0 or newer, or --format=paddle")
-    import onnxruntime
+                        "not have; use PaddlePaddle 3.0 or newer, or run it in Paddle")
+    if not engines_for(deformable=True):
+        raise UserError("deformable convolution needs openvino, or onnxruntime 1.25 or newer (on Python 3.11 or "
+                        "newer), and neither is installed; pip install openvino, or run it in Paddle")
 
-    version = onnxruntime.__version__
-    if tuple(map(int, version.split(".")[:2])) < DEFORMABLE_ONNXRUNTIME:
-        raise UserError("deformable convolution needs onnxruntime 1.25 or newer (on Python 3.11 or newer) for the "
-                        f"comparison, and this is {version}; update it, or use --format=paddle")
+
+def engines_for(deformable):
+    """The installed engines that run ONNX files. deformable: with deformable convolutions in them."""
+    there = [engine for engine in ENGINES if is_installed(engine)]
+    if deformable and "onnxruntime" in there:
+        version = importlib.metadata.version("onnxruntime")
+        if tuple(map(int, version.split(".")[:2])) < DEFORMABLE_ONNXRUNTIME:
+            there.remove("onnxruntime")
+    return there
 
 
 def write_onnx(folder, files, model, opset):

@@ -1,0 +1,138 @@
+"""Is an exported network the network? Both are run on a picture, and what differs too much is refused.
+
+Engines have computed wrong results without saying so, so that none is trusted before this.
+"""
+from __future__ import annotations
+
+import contextlib
+import os
+
+import cv2
+import numpy as np
+import paddle
+
+from data.config import MEANS, STD
+from data.images import DatasetError, read_image
+from layers.output_utils import assemble_masks
+from utils.augmentations import base_transform
+from utils.engines import first_line
+from utils.exported import MASKIOU_NET, NETWORK, load_exported
+from utils.in_out import SUFFIXES
+from utils.runtime import UserError
+
+# In fp32 of an output's largest absolute value; bf16 has 8 bits, and its rounding is measured as a root mean square.
+TOLERANCES = {"fp32": 1e-4, "bf16": 0.1}
+NUM_MASKS = 5  # for the comparison of the mask IoU net
+
+
+def comparison_picture(path, folder):
+    """The picture to compare on.
+
+    Args:
+        path: of --image, or None. folder: of the validation set's pictures, which may not be there.
+
+    Returns: (what it is called, uint8 [H, W, 3] BGR).
+    Raises:
+        DatasetError: `path` is no picture.
+    """
+    if path is not None:
+        return os.path.basename(path), read_image(path, apply_orientation=True)
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+        if name.lower().endswith(SUFFIXES):
+            with contextlib.suppress(DatasetError):
+                return name, read_image(os.path.join(folder, name))
+    return "a drawn picture", drawn_picture()
+
+
+def drawn_picture(height=480, width=640):
+    """Shapes on a cloudy ground, the same every time: uint8 [height, width, 3] BGR."""
+    rng = np.random.RandomState(0)
+    picture = cv2.resize(rng.randint(0, 256, (6, 8, 3)).astype(np.float32), (width, height))
+    for _ in range(12):
+        centre, axes = rng.randint(0, width, 2).tolist(), rng.randint(15, 120, 2).tolist()
+        cv2.ellipse(picture, centre, axes, int(rng.randint(180)), 0, 360, rng.randint(0, 256, 3).tolist(), -1)
+    return np.clip(picture + rng.normal(0, 6, picture.shape), 0, 255).astype(np.uint8)
+
+
+def run_network(net, config, image_bgr):
+    """Run the network itself.
+
+    Returns:
+        dict model -> (input ndarray, dict of output tensors): the network's input is the picture and its mirror image,
+        the mask IoU net's the masks of the priors that are most of all an object.
+    """
+    image = base_transform(image_bgr, config.max_size, config.backbone.transform, MEANS, STD)
+    images = np.stack([image, image[:, :, ::-1]])
+    with paddle.no_grad():
+        out = net(paddle.to_tensor(images))
+        cases = {NETWORK: (images, out)}
+        if net.maskiou_net is not None:
+            best = (out["conf"][0, :, 1:].max(axis=1) - out["conf"][0, :, 0]).topk(NUM_MASKS)[1]
+            masks = assemble_masks(out["proto"][0], out["mask"][0].index_select(best), None, crop_masks=False)
+            masks = masks.transpose([2, 0, 1]).unsqueeze(1)
+            cases[MASKIOU_NET] = (masks.numpy(), {"iou": net.maskiou_net(masks)})
+    for name, (_, outputs) in cases.items():
+        for output, tensor in outputs.items():
+            if not np.isfinite(tensor.numpy()).all():
+                raise UserError(f"the {name} itself gives values that are not finite ({output}); its weights are "
+                                "damaged, or not of this config")
+    return cases
+
+
+def compare(folder, backend, cases, precision="fp32", tell=print):
+    """Run all models of an export in an engine, and tell how far they are from the network itself.
+
+    Args:
+        folder: of the export. backend: of utils.engines.BACKENDS. precision: of utils.engines.PRECISIONS.
+        cases: of `run_network`. Each is run as a whole, and the first of its batch alone.
+        tell: gets a line for every output.
+
+    Returns:
+        dict model -> output -> difference: the largest as a share of the largest value, in bf16 the root mean square
+        as a share of that of the values.
+    Raises:
+        UserError: a model does not run, or one of its outputs is too far off.
+    """
+    exported = load_exported(folder, backend=backend, precision=precision)
+    tolerance, distance = TOLERANCES[precision], {"fp32": largest_difference, "bf16": rms_difference}[precision]
+    found = {}
+    for name, (array, expected) in cases.items():
+        found[name] = dict.fromkeys(expected, 0.0)
+        for count in (1, len(array)):
+            try:
+                outputs = getattr(exported, name)(array[:count])
+            except Exception as error:  # the engines' errors have no class in common
+                raise UserError(f"the {name} does not run in {exported.engine} ({first_line(error)}) and is "
+                                "refused") from error
+            for output, reference in expected.items():
+                reference = reference.numpy() if output == "priors" else reference[:count].numpy()
+                difference = distance(outputs[output].numpy(), reference)
+                if not difference <= tolerance:
+                    raise UserError(f"the {name} in {exported.engine} differs from the network itself in {output}, by "
+                                    f"{difference:.2g} of its values where {tolerance:g} is allowed, and is refused")
+                found[name][output] = max(found[name][output], difference)
+        for output, difference in found[name].items():
+            tell(f"  {exported.engine:26s} {name + '.' + output:16s} {difference:8.1e}")
+    return found
+
+
+def largest_difference(array, reference):
+    """Largest absolute difference of two arrays, as a share of the largest value.
+
+    Infinite if their shapes differ or a value is not a number.
+    """
+    return _share(array, reference, lambda values: np.abs(values).max())
+
+
+def rms_difference(array, reference):
+    """Root mean square of the difference of two arrays, as a share of that of the values; else as above."""
+    return _share(array, reference, lambda values: np.sqrt(np.square(values, dtype=np.float64).mean()))
+
+
+def _share(array, reference, size):
+    if array.shape != reference.shape:
+        return float("inf")
+    difference = float(size(array - reference))
+    if np.isnan(difference):
+        return float("inf")
+    return difference / max(float(size(reference)), 1e-30)

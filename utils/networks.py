@@ -1,0 +1,184 @@
+"""From weights to a network that runs: in Paddle itself, or in a faster engine that is built once and then kept.
+
+What an engine runs lies in a folder beside the weights, an export as tools/export.py writes it. It is built again when
+the weights or what shapes the network have changed, and no engine is used before it was compared with the network.
+"""
+from __future__ import annotations
+
+import json
+import logging
+import os
+
+import paddle
+
+from data.config import ConfigError, get_config, make_config
+from utils import ranks
+from utils.checkpoint import find, name_of_config
+from utils.engines import (
+    FASTEST_FIRST,
+    check_installed,
+    is_installed,
+    usable_precision,
+    version_of,
+)
+from utils.export_comparison import comparison_picture, run_network
+from utils.exported import hash_of, load_exported, read_description
+from utils.exporting import comparison, engine_of, export, network_config, write_description
+from utils.onnx_files import check_packages
+from utils.released import weights_file
+from utils.runtime import UserError
+from utils.weights import load_weights, read_weights, saved_config
+from yolact import Yolact
+
+ENGINE_FOLDER = ".engine"  # in place of the suffix of the weights
+
+
+def locate(trained_model, config_name, folder, bar=True):
+    """Weights and the config that belongs to them: the named one, else that saved with them, else that of their name.
+
+    Args:
+        trained_model, config_name, folder: as eval.py's --trained_model, --config, --save_folder. bar: for a download.
+
+    Returns: (path, Config, dict of the config saved with the weights or None).
+
+    Raises:
+        UserError, ConfigError: there is no such file or config, or no way to tell the config.
+    """
+    config = None if config_name is None else make_config(config_name)
+    if trained_model in ("latest", "interrupt"):
+        if config is None:
+            raise UserError(f"--trained_model={trained_model} needs --config, to know whose it is; or name a file")
+        path = find(folder, trained_model, config.name)
+    else:
+        path = weights_file(trained_model, folder, get_config, bar)
+    saved = saved_config(path)
+    if config is None:
+        try:
+            config = make_config(saved or name_of_config(path))
+        except ConfigError as error:
+            source = "saved with" if saved else "in the name of"
+            raise UserError(f"the config {source} {path} cannot be used: {error}; pass --config") from error
+    return path, config, saved
+
+
+def load_network(path, config):
+    """The network of a config with the weights of a file, in evaluation mode.
+
+    Raises:
+        WeightsError: the file cannot be read or does not fit the config.
+    """
+    net = Yolact(config)
+    weights = read_weights(path)
+    if not config.eval_mask_branch:
+        weights = {name: array for name, array in weights.items()
+                   if not name.startswith(("proto_net.", "maskiou_net."))}
+    load_weights(net, weights)
+    net.eval()
+    return net
+
+
+class MixedPrecision(paddle.nn.Layer):
+    """A network whose convolutions and products a GPU computes in bfloat16; its outputs are float32.
+
+    Args:
+        net: Yolact.
+    """
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+        self.maskiou_net = net.maskiou_net
+
+    def forward(self, images):
+        """As `Yolact.forward`."""
+        with paddle.amp.auto_cast(dtype="bfloat16"):
+            out = self.net(images)
+        return {name: value.astype("float32") for name, value in out.items()}
+
+
+def open_network(path, config, backend="auto", precision="fp32", streams=1, use_gpu=False):
+    """The network of a config with the weights of a file, in the engine that is asked for.
+
+    Args:
+        path: of the weights. config: its Config.
+        backend: of utils.engines.BACKENDS; "auto": Paddle on a GPU, else the fastest that is installed.
+        precision, streams: as utils.engines.Settings.
+        use_gpu: whether a GPU is Paddle's current device.
+
+    Returns:
+        (Yolact, or utils.exported.Exported; what runs it, for people).
+
+    Raises:
+        UserError: the engine is not installed, or it computes something else than the network. "auto" takes the next
+            one then, with a warning.
+        WeightsError: the weights cannot be read or do not fit the config.
+    """
+    if use_gpu and backend in ("auto", "paddle"):
+        net = load_network(path, config)
+        return net if precision == "fp32" else MixedPrecision(net), f"{version_of('paddle')}, {precision}, GPU"
+    backend, precision = usable_precision(backend, precision)
+    if backend not in ("auto", "paddle"):
+        return open_engine(path, config, backend, precision, streams)
+    for engine in FASTEST_FIRST if backend == "auto" else ():
+        if engine != "paddle" and is_installed(engine) and can_build(path, config):
+            try:
+                return open_engine(path, config, engine, precision, streams)
+            except UserError as error:
+                logging.warning("%s is left out: %s", engine, error)
+    return load_network(path, config), f"{version_of('paddle')}, {precision}"
+
+
+def can_build(path, config):
+    """Whether an engine's files are there, or the packages that make them."""
+    try:
+        if current_description(path, config) is None:
+            check_packages()
+    except UserError:
+        return False
+    return True
+
+
+def engine_folder(path):
+    """Where the files lie that engines run in place of a weights file."""
+    return os.path.splitext(path)[0] + ENGINE_FOLDER
+
+
+def current_description(path, config):
+    """The description of the engine's files of some weights; None if there are none, or none of these."""
+    try:
+        description = read_description(engine_folder(path))
+    except UserError:
+        return None
+    wanted = json.loads(json.dumps(network_config(config)))
+    same = description.get("network") == wanted and description.get("weights", {}).get("sha256") == hash_of(path)
+    return description if same and isinstance(description.get("compared"), list) else None
+
+
+def open_engine(path, config, backend, precision, streams):
+    """As `open_network`, in an engine other than Paddle; what it runs is built, or compared, if need be."""
+    check_installed(backend)
+    folder = engine_folder(path)
+    if ranks.rank() == 0:
+        prepare_engine(path, config, backend, precision, folder)
+    ranks.gathered(None)  # the other ranks wait for the first one
+    exported = load_exported(folder, False, None, backend, precision, streams)
+    return exported, exported.engine
+
+
+def prepare_engine(path, config, backend, precision, folder):
+    """Build what an engine runs, or compare an engine that has not been compared yet."""
+    description = current_description(path, config)
+    wanted = engine_of(backend, precision)
+    if description and any(wanted.items() <= record.items() for record in description["compared"]):
+        return
+    net = load_network(path, config)
+    picture = comparison_picture(None, config.dataset.valid_images)
+    if description is None:
+        check_packages()
+        print(f"building {folder} for {wanted['engine']}, once for these weights ...", flush=True)
+        export(net, config, path, folder, ["onnx"], [(backend, precision)], picture, tell=logging.debug)
+        return
+    print(f"comparing {wanted['engine']}, {precision}, with the network itself, once ...", flush=True)
+    cases = run_network(net, config, picture[1])
+    description["compared"].append(comparison(folder, backend, precision, cases, picture[0], tell=logging.debug))
+    write_description(folder, description)
