@@ -12,14 +12,37 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import paddle
 import pytest
 
-from data.config import cfg
+from data.config import cfg, get_config
+from yolact import Yolact
 
 REPO = Path(__file__).resolve().parent.parent
 TINY = ["max_size=48", "fpn.num_features=16", "backbone.args=([1, 1, 1], None, 1, 8)",
         "extra_head_net=[(16, 3, {'padding': 1})]",
         "mask_proto_net=[(16, 3, {'padding': 1}), (None, -2, {}), (8, 1, {})]"]
+
+# A tiny network as YOLACT++: deformable convolutions, and masks that are re-scored.
+PLUS = ["backbone.args=([1, 1, 1], [0, 1, 1], 1, 8)", "use_maskiou=True", "rescore_mask=True",
+        "maskiou_net=[(8, 3, {'stride': 2}), (16, 3, {'stride': 2})]"]
+
+
+def weights_of(folder, *overrides, change=None):
+    """A file with random weights of a tiny network, and its config; deformable convolutions have offsets."""
+    config = get_config("yolact_demo")
+    config = config.copy(config.parse_overrides([*TINY, *overrides]))
+    paddle.seed(0)
+    state = Yolact(config).state_dict()
+    for name in state:
+        if "conv_offset_mask" in name:
+            state[name] = paddle.randn(state[name].shape) * 0.3
+    if change is not None:
+        change(state)
+    path = folder / "tiny.pdparams"
+    paddle.save(state, str(path))
+    path.with_suffix(".json").write_text(json.dumps({"config": config.to_dict()}))
+    return path, config
 
 
 def places(data):
@@ -78,9 +101,9 @@ def assert_refused(script, arguments, *words):
 
 
 def eval_arguments(weights, folder, *options, overrides=()):
-    """argv of eval.py: everything written below `folder`, without a report."""
-    given = [f"--trained_model={weights}", "--cuda=False", "--no_bar", f"--output_folder={folder}", "--no_report",
-             *options]
+    """argv of eval.py: in Paddle, everything written below `folder`, without a report."""
+    given = [f"--trained_model={weights}", "--cuda=False", "--backend=paddle", "--no_bar",
+             f"--output_folder={folder}", "--no_report", *options]
     return given + (["-o", *overrides] if overrides else [])
 
 

@@ -1,4 +1,4 @@
-"""tools/benchmark.py: its clocks, its made-up pictures, and the command in both modes."""
+"""tools/benchmark.py: its clocks, its made-up data, and the command with --train and --data."""
 
 import json
 import types
@@ -9,13 +9,16 @@ from cli_runs import TINY, places
 
 from data.config import COCO_CLASSES, DEMO_CLASSES
 from tools import benchmark
+from tools.benchmarks import clock as stopwatches
+from tools.benchmarks import data as samples
+from tools.benchmarks import training
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """A clock for the tool that stands still but for what a test adds to `now`, in seconds."""
     clock = types.SimpleNamespace(now=100.0)
-    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(stopwatches.time, "perf_counter", lambda: clock.now)
     return clock
 
 
@@ -27,7 +30,7 @@ def run(*arguments):
 
 
 def test_parts_do_not_count_what_is_measured_inside_them(clock):
-    stopwatch = benchmark.Stopwatch()
+    stopwatch = stopwatches.Stopwatch()
     with stopwatch.part("outer"):
         clock.now += 1
         for _ in range(2):
@@ -48,7 +51,7 @@ def test_watched_functions_are_put_back_also_after_an_error(clock):
         return -seconds
 
     module = types.SimpleNamespace(slow=slow)
-    stopwatch = benchmark.Stopwatch()
+    stopwatch = stopwatches.Stopwatch()
     functions = [("slow things", module, "slow"), ("gone", module, "not_there")]
     with pytest.raises(ValueError, match="too slow"), stopwatch.watching(functions):
         assert module.slow(2) == -2
@@ -59,13 +62,13 @@ def test_watched_functions_are_put_back_also_after_an_error(clock):
 
 def test_the_watch_waits_for_the_device_at_both_ends():
     waited = []
-    with benchmark.Stopwatch(lambda: waited.append(1)).part("a"):
+    with stopwatches.Stopwatch(lambda: waited.append(1)).part("a"):
         assert len(waited) == 1
     assert len(waited) == 2
 
 
 def test_summaries_are_milliseconds_and_absent_parts_are_zero():
-    found = benchmark.summaries([{"a": 1.0, "b": 0.5}, {"a": 3.0}, {"a": 2.0}])
+    found = stopwatches.summaries([{"a": 1.0, "b": 0.5}, {"a": 3.0}, {"a": 2.0}])
     assert found["a"]["median_ms"] == 2000 and found["b"]["median_ms"] == 0
     assert found["a"]["p95_ms"] == pytest.approx(2900) and list(found) == ["a", "b"]
 
@@ -74,9 +77,9 @@ def test_every_watched_function_is_there():
     """A function that was renamed would silently count among the rest."""
     import layers.multibox_loss
 
-    missing = [name for _, name in benchmark.LOSS_FUNCTIONS if not hasattr(layers.multibox_loss, name)]
-    missing += [name for _, module, name in benchmark.DATA_FUNCTIONS if not hasattr(module, name)]
-    assert not missing, f"no longer there: {missing}; correct the lists in tools/benchmark.py"
+    missing = [name for _, name in training.LOSS_FUNCTIONS if not hasattr(layers.multibox_loss, name)]
+    missing += [name for _, module, name in samples.DATA_FUNCTIONS if not hasattr(module, name)]
+    assert not missing, f"no longer there: {missing}; correct the lists in tools/benchmarks/"
 
 
 # Made-up pictures
@@ -84,13 +87,13 @@ def test_every_watched_function_is_there():
 
 @pytest.mark.parametrize("names", [COCO_CLASSES, DEMO_CLASSES])
 def test_made_up_pictures_make_a_data_set(tmp_path, names):
-    info = benchmark.make_up_data(str(tmp_path), names)
-    dataset = benchmark.COCODetection(str(tmp_path), info, benchmark.build_augmentation(
-        benchmark.cfg, benchmark.MEANS, benchmark.STD, training=False), names)
-    assert len(dataset) == benchmark.MADE_UP_PICTURES
+    info = samples.make_up_data(str(tmp_path), names)
+    dataset = samples.COCODetection(str(tmp_path), info, samples.build_augmentation(
+        samples.cfg, samples.MEANS, samples.STD, training=False), names)
+    assert len(dataset) == samples.MADE_UP_PICTURES
     for index in range(0, len(dataset), 5):
         labels, masks, boxes = dataset.ground_truth(index)
-        assert len(labels) == benchmark.MADE_UP_OBJECTS and labels.min() >= 0 and labels.max() < len(names)
+        assert len(labels) == samples.MADE_UP_OBJECTS and labels.min() >= 0 and labels.max() < len(names)
         for mask, (x1, y1, x2, y2) in zip(masks, boxes):
             rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
             assert np.abs(np.subtract([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], [x1, y1, x2, y2])).max() < 3
@@ -103,11 +106,11 @@ def test_made_up_pictures_are_for_a_config_without_data_only(tmp_path, monkeypat
                                 (["-o", "max_size=64"], True)):
         args = benchmark.parse_args(["--data", "--config=yolact_demo_config", *arguments])
         benchmark.configure(args)
-        assert benchmark.wants_made_up(args) is expected
+        assert samples.wants_made_up(args) is expected
     args = benchmark.parse_args(["--data", "--config=yolact_demo_config"])
     benchmark.configure(args)
     benchmark.apply_overrides(places(demo_data))
-    assert not benchmark.wants_made_up(args)
+    assert not samples.wants_made_up(args)
 
 
 # The command
@@ -117,7 +120,7 @@ def test_data_mode(tmp_path, capfd):
     file = tmp_path / "figures.json"
     assert run("--data", "--made_up", "--samples=6", f"--json={file}", "-o", "max_size=64") == 0
     content = json.loads(file.read_text())
-    assert content["max_size"] == 64 and content["pictures"] == benchmark.MADE_UP_PICTURES
+    assert content["max_size"] == 64 and content["pictures"] == samples.MADE_UP_PICTURES
     figures = content["data_figures"]
     for name in ("training", "evaluation"):
         row = figures[name]
@@ -157,14 +160,16 @@ def test_mistakes_are_one_line(arguments, words, capfd):
 
 
 def test_an_error_in_the_worker_is_one_line(tmp_path):
-    info = benchmark.make_up_data(str(tmp_path), COCO_CLASSES)
+    info = samples.make_up_data(str(tmp_path), COCO_CLASSES)
     for path in tmp_path.glob("*.jpg"):
         path.write_bytes(b"no picture")
     with pytest.raises(SystemExit, match="benchmark.py: error: .*check the pictures in dataset.train_images"):
         run("--data", "-o", f"dataset.train_images={tmp_path}", f"dataset.train_info={info}", "dataset.label_map=None")
 
 
-@pytest.mark.parametrize("arguments", [[], ["--train", "--iterations=0"], ["--data", "--samples=-1"]])
+@pytest.mark.parametrize("arguments", [
+    ["--train", "--iterations=0"], ["--data", "--samples=-1"], ["--count=0"], ["--train", "--plots=plots"],
+    ["--backends=tensorflow"]])
 def test_wrong_options(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         run(*arguments)

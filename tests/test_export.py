@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import paddle
 import pytest
-from cli_runs import TINY
+from cli_runs import PLUS, TINY, weights_of
 
 from data.config import cfg, get_config, yolact_base_config
 from layers.mask_iou_net import FastMaskIoUNet
@@ -29,8 +29,6 @@ from yolact import Yolact, build_detect
 
 REPO = Path(__file__).resolve().parent.parent
 DEMO = REPO / "weights" / "yolact_demo.safetensors"
-PLUS = ["backbone.args=([1, 1, 1], [0, 1, 1], 1, 8)", "use_maskiou=True", "rescore_mask=True",
-        "maskiou_net=[(8, 3, {'stride': 2}), (16, 3, {'stride': 2})]"]
 MODEL_SUFFIX = ".pdmodel" if engines.PADDLE_2 else ".json"
 
 
@@ -46,23 +44,6 @@ def refused(words, *arguments):
     assert message.startswith("export.py: error: ") and "\n" not in message
     for word in words.split("|"):
         assert word in message, message
-
-
-def weights_of(folder, *overrides, change=None):
-    """A file with random weights of a tiny network, and its config; deformable convolutions have offsets."""
-    config = get_config("yolact_demo")
-    config = config.copy(config.parse_overrides([*TINY, *overrides]))
-    paddle.seed(0)
-    state = Yolact(config).state_dict()
-    for name in state:
-        if "conv_offset_mask" in name:
-            state[name] = paddle.randn(state[name].shape) * 0.3
-    if change is not None:
-        change(state)
-    path = folder / "tiny.pdparams"
-    paddle.save(state, str(path))
-    path.with_suffix(".json").write_text(json.dumps({"config": config.to_dict()}))
-    return path, config
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +105,7 @@ def test_an_exported_network_gives_what_the_network_gives(demo, demo_net):
 
 def test_a_predictor_of_an_export_finds_what_that_of_the_weights_finds(demo):
     picture = draw_scene(5, "val", 0, 96).image
-    ours, theirs = (load_predictor(str(path), cuda=False).detect(picture) for path in (DEMO, demo))
+    ours, theirs = (load_predictor(str(path), cuda=False, backend="paddle").detect(picture) for path in (DEMO, demo))
     assert len(ours.scores) > 0 and (ours.classes == theirs.classes).all() and (ours.boxes == theirs.boxes).all()
     assert np.allclose(ours.scores, theirs.scores, atol=1e-4)
 
@@ -314,12 +295,12 @@ def test_a_model_that_is_not_the_network_is_refused(tmp_path, monkeypatch):
 
 
 def test_differences():
-    ones = np.ones((2, 3), np.float32)
-    assert export_comparison.largest_difference(ones, ones) == 0
-    assert export_comparison.largest_difference(ones, ones * 4) == 0.75
-    assert export_comparison.rms_difference(ones * np.float32([0, 1, 1]), ones) == pytest.approx(3 ** -0.5)
-    assert export_comparison.largest_difference(ones, ones[:1]) == float("inf")
-    assert export_comparison.largest_difference(ones * np.nan, ones) == float("inf")
+    ones, difference = np.ones((2, 3), np.float32), export_comparison.relative_difference
+    assert difference(ones, ones) == 0 and difference(ones, ones * 4) == 0.75
+    assert difference(ones * np.float32([0, 1, 1]), ones) == pytest.approx(3 ** -0.5)
+    assert difference(ones, ones[:1]) == float("inf")
+    assert difference(ones * np.nan, ones) == float("inf")
+    assert difference(ones, ones * 0) > 1 and difference(ones * 0, ones * 0) == 0
 
 
 def test_a_mask_iou_net_that_differs_is_refused(tmp_path, monkeypatch):

@@ -13,8 +13,9 @@ The folder (default: exported/ and the config's name) gets
     maskiou_net.*        of a YOLACT++ network: masks [N, 1, h, w] -> their estimated IoU for every class
 
 as .json (.pdmodel with Paddle 2.6) and .pdiparams for Paddle Inference, and as .onnx. Every model is run and compared
-with the network itself on a picture, ONNX in every engine that is installed; with a difference beyond 1e-4 of an
-output's largest value nothing is written. ONNX needs the packages of requirements-fast.txt.
+with the network itself on a picture, ONNX in every engine that is installed; if an output differs by more than 1e-4
+(root mean square, as a share of that of the output) nothing is written. ONNX needs the packages of
+requirements-fast.txt.
 """
 import argparse
 import functools
@@ -33,8 +34,7 @@ from data.images import DatasetError  # noqa: E402
 from eval import configure  # noqa: E402
 from utils.checkpoint import check_writable  # noqa: E402
 from utils.export_comparison import comparison_picture  # noqa: E402
-from utils.exported import DESCRIPTION, read_description  # noqa: E402
-from utils.exporting import export, is_deformable  # noqa: E402
+from utils.exporting import check_replaceable, export, is_deformable  # noqa: E402
 from utils.networks import load_network  # noqa: E402
 from utils.onnx_files import check_packages, engines_for  # noqa: E402
 
@@ -62,28 +62,6 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-# --- what has to be right before anything is built --------------------------------------------------------------
-
-
-def check_out(folder):
-    """Refuse a folder that cannot be made, or that holds what no export wrote.
-
-    Raises:
-        UserError: names what is in the way.
-    """
-    check_writable(os.path.dirname(folder) or ".", "--out")
-    if os.path.isdir(folder):
-        try:
-            known = {DESCRIPTION, *read_description(folder)["files"]}
-        except UserError:
-            known = set()
-        strange = sorted(set(os.listdir(folder)) - known)
-        if strange:
-            raise UserError(f"{folder} holds {strange[0]}, which is of no export; choose another --out")
-    elif os.path.lexists(folder):
-        raise UserError(f"{folder} is a file; choose another --out")
-
-
 # --- the command ------------------------------------------------------------------------------------------------
 
 
@@ -97,7 +75,8 @@ def main(argv=None):
             check_packages()
         weights = configure(args)
         folder = os.path.normpath(args.out or os.path.join("exported", cfg.name))
-        check_out(folder)
+        check_writable(os.path.dirname(folder) or ".", "--out")
+        check_replaceable(folder, "choose another --out")
         picture = comparison_picture(args.image, cfg.dataset.valid_images)
         paddle.set_device("cpu")  # the models run everywhere
         set_threads()

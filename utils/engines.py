@@ -176,6 +176,8 @@ class OnnxRuntimeModel:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = settings.threads
         options.log_severity_level = 3  # errors
+        # Its threads sleep between pictures, when others have work to do.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self.session = onnxruntime.InferenceSession(path, options, providers=providers)
         except Exception as error:  # onnxruntime's errors have no class in common
@@ -202,6 +204,8 @@ class OpenVinoModel:
         options = {"INFERENCE_NUM_THREADS": settings.threads,
                    "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[settings.precision],
                    "PERFORMANCE_HINT": "LATENCY" if settings.streams == 1 else "THROUGHPUT"}
+        # Its binding sets numpy up at the first array, and hangs for good if two threads are the first.
+        openvino.Tensor(np.zeros(1, np.float32)).data.copy()
         core = openvino.Core()
         core.add_extension(ConversionExtension("DeformConv", convert_deformable))
         try:

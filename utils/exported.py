@@ -219,6 +219,8 @@ def load_exported(folder, use_gpu=False, threads=None, backend="auto", precision
         check_installed(backend)
         settings = Settings(use_gpu, threads or set_threads(), precision, streams)
         models = _open(folder, description, backend, settings)
+        if backend != "paddle":
+            set_threads(1)  # Paddle's other threads, waiting for more work, would take the engine's time
         return Exported(os.path.join(folder, DESCRIPTION), description, f"{version_of(backend)}, {precision}",
                         models[NETWORK], models.get(MASKIOU_NET))
     except (KeyError, TypeError, AttributeError) as error:

@@ -20,11 +20,22 @@ from utils.augmentations import Normalize
 from utils.checkpoint import NETWORK_KEYS, flat_config
 from utils.engines import PADDLE_2, first_line, processor, version_of
 from utils.export_comparison import TOLERANCES, compare, run_network
-from utils.exported import DESCRIPTION, FORMAT, FORMAT_VERSION, MASKIOU_NET, NETWORK, hash_of, inference_config
+from utils.exported import (
+    DESCRIPTION,
+    FORMAT,
+    FORMAT_VERSION,
+    MASKIOU_NET,
+    NETWORK,
+    hash_of,
+    inference_config,
+    read_description,
+)
 from utils.files import atomic_folder, atomic_path
 from utils.onnx_files import DEFORMABLE_OPSET, OPSET, check_deformable, write_onnx
 from utils.runtime import UserError
 
+MODEL_FILES = {DESCRIPTION, *(model + suffix for model in (NETWORK, MASKIOU_NET) for suffix in (
+    ".onnx", ".json", ".pdmodel", ".pdiparams", ".pdiparams.info"))}
 # Of the keys that matter to weights, those that the graph depends on; the others are of the detection.
 GRAPH_KEYS = ("eval_mask_branch", *(key for key in NETWORK_KEYS if not key.startswith(
     ("nms_", "max_num_detections", "rescore_"))))
@@ -44,6 +55,27 @@ MEANINGS = {
     "score": "logits of the mask's IoU: their sigmoid multiplies the class scores",
     "iou": "estimated IoU of each mask with an object of each class, without background; it multiplies the score",
 }
+
+
+def check_replaceable(folder, remedy):
+    """Refuse a folder that holds what no export wrote, as an export replaces it.
+
+    Args:
+        remedy: what to do about it, for the message.
+
+    Raises:
+        UserError: names what is in the way.
+    """
+    if os.path.isdir(folder):
+        try:
+            known = {DESCRIPTION, *read_description(folder)["files"]}
+        except UserError:
+            known = MODEL_FILES if os.path.isfile(os.path.join(folder, DESCRIPTION)) else set()
+        strange = sorted(set(os.listdir(folder)) - known)
+        if strange:
+            raise UserError(f"{folder} holds {strange[0]}, which is of no export; {remedy}")
+    elif os.path.lexists(folder):
+        raise UserError(f"{folder} is a file; {remedy}")
 
 
 def check_network(net, config, formats):
@@ -240,7 +272,7 @@ def export(net, config, weights, folder, formats, engines, picture, tell=print):
     with atomic_folder(folder) as temporary:
         description = describe(config, weights, write_models(net, cases, temporary, formats, tell), temporary)
         write_description(temporary, description)
-        tell("differences from the network itself, as a share of an output's largest value (bf16: root mean square):")
+        tell("differences from the network itself, root mean square as a share of that of the output:")
         description["compared"] = [comparison(temporary, *engine, cases, picture[0], tell) for engine in engines]
         write_description(temporary, description)
 

@@ -23,7 +23,7 @@ from utils.engines import (
 )
 from utils.export_comparison import comparison_picture, run_network
 from utils.exported import hash_of, load_exported, read_description
-from utils.exporting import comparison, engine_of, export, network_config, write_description
+from utils.exporting import check_replaceable, comparison, engine_of, export, network_config, write_description
 from utils.onnx_files import check_packages
 from utils.released import weights_file
 from utils.runtime import UserError
@@ -144,14 +144,17 @@ def engine_folder(path):
 
 
 def current_description(path, config):
-    """The description of the engine's files of some weights; None if there are none, or none of these."""
+    """The description of the engine's files of some weights; None if they are not there, not whole, or not of these."""
+    folder = engine_folder(path)
     try:
-        description = read_description(engine_folder(path))
-    except UserError:
+        description = read_description(folder)
+        whole = all(os.path.getsize(os.path.join(folder, name)) == file["bytes"]
+                    for name, file in description["files"].items())
+        same = description["weights"]["sha256"] == hash_of(path)
+        same = same and description["network"] == json.loads(json.dumps(network_config(config)))
+        return description if whole and same and isinstance(description["compared"], list) else None
+    except (UserError, OSError, KeyError, TypeError, AttributeError):
         return None
-    wanted = json.loads(json.dumps(network_config(config)))
-    same = description.get("network") == wanted and description.get("weights", {}).get("sha256") == hash_of(path)
-    return description if same and isinstance(description.get("compared"), list) else None
 
 
 def open_engine(path, config, backend, precision, streams):
@@ -175,6 +178,7 @@ def prepare_engine(path, config, backend, precision, folder):
     picture = comparison_picture(None, config.dataset.valid_images)
     if description is None:
         check_packages()
+        check_replaceable(folder, "move it away, or use --backend=paddle")
         print(f"building {folder} for {wanted['engine']}, once for these weights ...", flush=True)
         export(net, config, path, folder, ["onnx"], [(backend, precision)], picture, tell=logging.debug)
         return

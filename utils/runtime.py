@@ -16,7 +16,9 @@ import subprocess
 import sys
 import warnings
 
-import numpy as np
+# numpy's threads: its products are small here, and threads that wait for more of them take the network's time.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+import numpy as np  # noqa: E402
 
 
 def _is_amd(cpuinfo="/proc/cpuinfo"):
