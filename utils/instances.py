@@ -144,11 +144,11 @@ def encode_window(x, y, window, height, width):
     Returns:
         {"size": [height, width], "counts": ASCII str}, the same as pycocotools' encode makes of the whole mask.
     """
-    # Where the value changes, column by column, a column beginning and ending with 0.
-    columns = np.zeros((window.shape[1], window.shape[0] + 2), bool)
-    columns[:, 1:-1] = window.T
-    column, row = np.nonzero(columns[:, 1:] != columns[:, :-1])
-    edges = (x + column) * height + y + row
+    # Where the value changes down a column, each beginning and ending with 0; by column.
+    framed = np.zeros((window.shape[0] + 2, window.shape[1]), bool)
+    framed[1:-1] = window
+    row, column = np.divmod(np.flatnonzero(framed[1:] != framed[:-1]), max(window.shape[1], 1))
+    edges = np.sort((x + column) * height + y + row)
     # A run that goes on from the bottom of a column at the top of the next is one run.
     meets = np.flatnonzero(edges[1:] == edges[:-1])
     edges = np.delete(edges, np.concatenate((meets, meets + 1)))
