@@ -49,7 +49,7 @@ $(RUNTIME_STAMP): $(REQUIREMENTS) | $(VENV_STAMP)
 	$(PIP_INSTALL) -r $(REQUIREMENTS)
 	@touch $@
 
-$(DEV_STAMP): requirements-dev.txt | $(VENV_STAMP)
+$(DEV_STAMP): requirements-dev.txt requirements-fast.txt | $(VENV_STAMP)
 	$(PIP_INSTALL) -r requirements-dev.txt
 	@touch $@
 

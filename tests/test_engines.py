@@ -199,6 +199,8 @@ def test_it_is_built_once_and_again_when_weights_or_network_change(tmp_path, eng
     assert built(capsys) is None
     opened(config.copy({"nms_thresh": 0.3, "max_num_detections": 7, "lr": 1.0}))  # nothing of the network
     assert built(capsys) is None
+    assert "proto" not in opened(config.copy({"eval_mask_branch": False})) and built(capsys) == "built"
+    assert "proto" in opened(config) and built(capsys) is None  # each has a folder of its own
     larger = config.copy({"max_size": 64})
     assert opened(larger)["conf"].shape != expected["conf"].shape and built(capsys) == "built"
     state = paddle.load(path)
@@ -230,7 +232,7 @@ def test_damaged_files_are_made_again(tmp_path, openvino, damage, capsys):
     engine = "openvino"
     weights, config = weights_of(tmp_path)
     open_network(str(weights), config, engine)
-    folder = Path(engine_folder(str(weights)))
+    folder = Path(engine_folder(str(weights), config))
     capsys.readouterr()
     if damage == "text":
         (folder / "yolact.json").write_text("{")
@@ -303,7 +305,7 @@ def test_an_engine_that_computes_something_else_is_refused(tmp_path, engine, mon
     monkeypatch.setitem(engines.MODELS, engine, Wrong)
     with pytest.raises(UserError, match="differs from the network itself in loc.*refused"):
         open_network(str(weights), config, engine)
-    assert not os.path.exists(engine_folder(str(weights)))
+    assert not os.path.exists(engine_folder(str(weights), config))
     monkeypatch.setattr(networks, "is_installed", installed(engine))
     net, told = open_network(str(weights), config)
     assert isinstance(net, Yolact) and told.startswith("Paddle ")

@@ -30,7 +30,8 @@ from utils.runtime import UserError
 from utils.weights import load_weights, read_weights, saved_config
 from yolact import Yolact
 
-ENGINE_FOLDER = ".engine"  # in place of the suffix of the weights
+# In place of the suffix of the weights, for networks with and without a mask branch.
+ENGINE_FOLDERS = {True: ".engine", False: ".boxes.engine"}
 
 
 def locate(trained_model, config_name, folder, bar=True):
@@ -138,14 +139,14 @@ def can_build(path, config):
     return True
 
 
-def engine_folder(path):
+def engine_folder(path, config):
     """Where the files lie that engines run in place of a weights file."""
-    return os.path.splitext(path)[0] + ENGINE_FOLDER
+    return os.path.splitext(path)[0] + ENGINE_FOLDERS[config.eval_mask_branch]
 
 
 def current_description(path, config):
     """The description of the engine's files of some weights; None if they are not there, not whole, or not of these."""
-    folder = engine_folder(path)
+    folder = engine_folder(path, config)
     try:
         description = read_description(folder)
         whole = all(os.path.getsize(os.path.join(folder, name)) == file["bytes"]
@@ -160,7 +161,7 @@ def current_description(path, config):
 def open_engine(path, config, backend, precision, streams):
     """As `open_network`, in an engine other than Paddle; what it runs is built, or compared, if need be."""
     check_installed(backend)
-    folder = engine_folder(path)
+    folder = engine_folder(path, config)
     if ranks.rank() == 0:
         prepare_engine(path, config, backend, precision, folder)
     ranks.gathered(None)  # the other ranks wait for the first one
