@@ -9,6 +9,10 @@ import json
 import logging
 import os
 
+# Before paddle: this sets what paddle reads at its import.
+from utils.runtime import UserError
+
+# isort: split
 import paddle
 
 from data.config import ConfigError, get_config, make_config
@@ -26,7 +30,6 @@ from utils.exported import hash_of, load_exported, read_description
 from utils.exporting import check_replaceable, comparison, engine_of, export, network_config, write_description
 from utils.onnx_files import check_packages
 from utils.released import weights_file
-from utils.runtime import UserError
 from utils.weights import load_weights, read_weights, saved_config
 from yolact import Yolact
 
