@@ -278,21 +278,32 @@ def test_without_engines_auto_is_paddle(demo, monkeypatch, caplog):
     assert isinstance(net, Yolact) and told.startswith("Paddle ") and not caplog.text
 
 
-def test_auto_needs_what_makes_the_files_unless_they_are_there(tmp_path, engine, monkeypatch):
+def test_auto_tells_what_is_missing_to_make_the_files_unless_they_are_there(tmp_path, openvino, monkeypatch, caplog):
+    def missing():
+        raise UserError("paddle2onnx is missing")
+
     weights, config = weights_of(tmp_path)
+    monkeypatch.setattr(networks, "is_installed", installed("openvino"))
     with monkeypatch.context() as context:
-        context.setattr(networks, "check_packages", lambda: onnx_files_missing())
+        context.setattr(networks, "check_packages", missing)
         assert isinstance(open_network(str(weights), config)[0], Yolact)
+        assert "openvino is left out: paddle2onnx is missing" in caplog.text
         with pytest.raises(UserError, match="paddle2onnx is missing"):
-            open_network(str(weights), config, engine)
-    open_network(str(weights), config, engine)
-    monkeypatch.setattr(networks, "check_packages", lambda: onnx_files_missing())
-    monkeypatch.setattr(networks, "is_installed", installed(engine))
+            open_network(str(weights), config, "openvino")
+        open_network(str(weights), config, "paddle")
+    open_network(str(weights), config)
+    monkeypatch.setattr(networks, "check_packages", missing)
     assert isinstance(open_network(str(weights), config)[0], Exported)
 
 
-def onnx_files_missing():
-    raise UserError("paddle2onnx is missing")
+def test_a_full_disk_is_one_line(tmp_path, openvino, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    weights, config = weights_of(tmp_path)
+    monkeypatch.setattr(networks, "export", full)
+    with pytest.raises(UserError, match=r"tiny.engine cannot be written \(No space left on device\); make room"):
+        open_network(str(weights), config, "openvino")
 
 
 def test_an_engine_that_computes_something_else_is_refused(tmp_path, engine, monkeypatch, caplog):

@@ -12,6 +12,7 @@ import logging
 import os
 import pickle
 import re
+import shutil
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,8 @@ from utils.runtime import UserError
 from utils.weights import load_weights, read_weights, save_safetensors, unpickle_arrays
 
 SUFFIXES = (".json", ".pdopt", ".pdparams")  # in the order in which they appear
+# What utils/networks.py keeps beside weights, for networks with and without a mask branch.
+ENGINE_FOLDERS = {True: ".engine", False: ".boxes.engine"}
 FORMAT = 1
 # Config keys, or their beginnings, that change what given weights find.
 NETWORK_KEYS = (
@@ -388,9 +391,11 @@ def check_writable(folder, option):
 
 
 def remove(path):
-    """Delete the three files of a checkpoint, the .pdparams first."""
+    """Delete the three files of a checkpoint, the .pdparams first, and what engines ran in place of it."""
     stem = os.path.splitext(path)[0]
     _remove(stem + suffix for suffix in reversed(SUFFIXES))
+    for suffix in ENGINE_FOLDERS.values():
+        shutil.rmtree(stem + suffix, ignore_errors=True)
 
 
 def prune(previous, current, keep_interval):

@@ -17,14 +17,8 @@ import paddle
 
 from data.config import ConfigError, get_config, make_config
 from utils import ranks
-from utils.checkpoint import find, name_of_config
-from utils.engines import (
-    FASTEST_FIRST,
-    check_installed,
-    is_installed,
-    usable_precision,
-    version_of,
-)
+from utils.checkpoint import ENGINE_FOLDERS, find, name_of_config
+from utils.engines import FASTEST_FIRST, check_installed, is_installed, usable_precision, version_of
 from utils.export_comparison import comparison_picture, run_network
 from utils.exported import hash_of, load_exported, read_description
 from utils.exporting import check_replaceable, comparison, engine_of, export, network_config, write_description
@@ -32,9 +26,6 @@ from utils.onnx_files import check_packages
 from utils.released import weights_file
 from utils.weights import load_weights, read_weights, saved_config
 from yolact import Yolact
-
-# In place of the suffix of the weights, for networks with and without a mask branch.
-ENGINE_FOLDERS = {True: ".engine", False: ".boxes.engine"}
 
 
 def locate(trained_model, config_name, folder, bar=True):
@@ -124,22 +115,12 @@ def open_network(path, config, backend="auto", precision="fp32", streams=1, use_
     if backend not in ("auto", "paddle"):
         return open_engine(path, config, backend, precision, streams)
     for engine in FASTEST_FIRST if backend == "auto" else ():
-        if engine != "paddle" and is_installed(engine) and can_build(path, config):
+        if engine != "paddle" and is_installed(engine):
             try:
                 return open_engine(path, config, engine, precision, streams)
             except UserError as error:
                 logging.warning("%s is left out: %s", engine, error)
     return load_network(path, config), f"{version_of('paddle')}, {precision}"
-
-
-def can_build(path, config):
-    """Whether an engine's files are there, or the packages that make them."""
-    try:
-        if current_description(path, config) is None:
-            check_packages()
-    except UserError:
-        return False
-    return True
 
 
 def engine_folder(path, config):
@@ -164,10 +145,17 @@ def current_description(path, config):
 def open_engine(path, config, backend, precision, streams):
     """As `open_network`, in an engine other than Paddle; what it runs is built, or compared, if need be."""
     check_installed(backend)
-    folder = engine_folder(path, config)
+    folder, problem = engine_folder(path, config), None
     if ranks.rank() == 0:
-        prepare_engine(path, config, backend, precision, folder)
-    ranks.gathered(None)  # the other ranks wait for the first one
+        try:
+            prepare_engine(path, config, backend, precision, folder)
+        except UserError as error:
+            problem = str(error)
+        except OSError as error:
+            problem = f"{folder} cannot be written ({error.strerror}); make room for it, or use --backend=paddle"
+    problem = ranks.gathered(problem)[0]  # the other ranks wait for the first one
+    if problem is not None:
+        raise UserError(problem)
     exported = load_exported(folder, False, None, backend, precision, streams)
     return exported, exported.engine
 

@@ -41,9 +41,9 @@ def check_packages():
     if not any(map(is_installed, ENGINES)):
         wrong.append("neither openvino nor onnxruntime is installed")
     if wrong:
-        raise UserError(f"ONNX needs {PADDLE2ONNX} (with PaddlePaddle {paddle.__version__}) and openvino or "
-                        f"onnxruntime, but {', '.join(wrong)}; pip install '{PADDLE2ONNX}' onnx openvino onnxruntime, or "
-                        "use Paddle (--format=paddle, --backend=paddle)")
+        raise UserError(f"ONNX needs {PADDLE2ONNX} (with PaddlePaddle {paddle.__version__}), onnx, and openvino or "
+                        f"onnxruntime, but {', '.join(wrong)}; pip install '{PADDLE2ONNX}' onnx openvino onnxruntime, "
+                        "or use Paddle (--format=paddle, --backend=paddle)")
 
 
 def check_deformable():
@@ -54,10 +54,12 @@ def check_deformable():
     """
     if PADDLE_2:
         raise UserError(f"deformable convolution needs opset {DEFORMABLE_OPSET} of ONNX, which {PADDLE2ONNX} does "
-                        "not have; use PaddlePaddle 3.0 or newer, or Paddle itself (--format=paddle, --backend=paddle)")
+                        "not have; use PaddlePaddle 3.0 or newer, or Paddle itself (--format=paddle, "
+                        "--backend=paddle)")
     if not engines_for(deformable=True):
         raise UserError("deformable convolution needs openvino, or onnxruntime 1.25 or newer (on Python 3.11 or "
-                        "newer), and neither is installed; pip install openvino, or use Paddle (--format=paddle, --backend=paddle)")
+                        "newer), and neither is installed; pip install openvino, or use Paddle (--format=paddle, "
+                        "--backend=paddle)")
 
 
 def engines_for(deformable):
