@@ -9,7 +9,7 @@ import types
 import cv2
 import numpy as np
 import pytest
-from cli_runs import REPO, odd_pictures, places
+from cli_runs import REPO, evaluate, load, odd_pictures, places
 from pycocotools import mask as mask_utils
 
 from data.config import cfg, make_config, set_cfg
@@ -165,7 +165,8 @@ def test_engines_take_turns_on_every_picture(monkeypatch):
     order = []
 
     def fake(name):
-        return types.SimpleNamespace(transform=lambda image: np.zeros(1), network=lambda images: order.append(name))
+        return types.SimpleNamespace(streams=1, transform=lambda image: np.zeros(1),
+                                     network=lambda images: order.append(name))
 
     def time_picture(predictor, load, path, watch):
         predictor.network(None)
@@ -410,7 +411,7 @@ def test_inference_mode(quick, weights, demo_data, tmp_path, capfd):
     theirs = " ".join(script(tmp_path, COPY))
     file, plots = tmp_path / "figures.json", tmp_path / "plots"
     assert run(f"--trained_model={weights}", "--count=4", f"--json={file}", f"--plots={plots}",
-               f"--versus={theirs}", "-o", *places(demo_data)) == 0
+               "--accuracy", f"--versus={theirs}", "-o", *places(demo_data)) == 0
     figures = json.loads(file.read_text())["inference_figures"]
     built = importlib.util.find_spec("paddle2onnx") is not None
     names = [f"{backend} fp32" for backend in ("paddle", "onnxruntime", "openvino")
@@ -424,6 +425,11 @@ def test_inference_mode(quick, weights, demo_data, tmp_path, capfd):
         assert row["agreement"]["detections"] > 4
         assert row["agreement"]["same" if name in names else "at_all"] > 0.9
     assert figures["engines"]["paddle fp32"]["agreement"]["same"] == 1
+    evaluate(weights, tmp_path / "out", overrides=places(demo_data))
+    expected = {kind: found["AP"] for kind, found in load(tmp_path / "out", "metrics.json").items() if "AP" in found}
+    assert figures["accuracy"]["paddle fp32"] == expected and min(expected.values()) > 0.1
+    assert list(figures["accuracy"]) == list(figures["engines"])
+    assert all(abs(figures["accuracy"][name]["segm"] - expected["segm"]) < 0.02 for name in names)
     assert set(figures["scaling"]["objects"]) == {"2", "5"}
     assert list(figures["scaling"]["megapixels"]["0.03"]) == [stage for stage in STAGES if stage != "network"]
     assert figures["versus"]["--versus"]["command"].endswith("'{images}' '{out}'")

@@ -7,8 +7,8 @@
 
 --inference (without another mode, this one): for every backend and precision the network alone, beside the machine's
     fastest matrix product; pictures one at a time, from the file to masks, and stage by stage; many pictures
-    overlapped, COCO run lengths included; and how much of what eager Paddle finds is found as well. All engines take
-    turns on the same pictures, so that other programs slow them alike. Then how the stages around the network grow
+    overlapped, COCO run lengths included; how much of what eager Paddle finds is found as well; with --accuracy AP.
+    All engines take turns on the same pictures, so that other programs slow them alike. Then how the stages around the network grow
     with the objects found and with the size of the picture. Without --trained_model the weights are random.
 --versus: another implementation's command beside eval.py, in turn: time a picture without start-up.
 --train: a whole iteration (waiting for data, forward, loss, backward, update) beside the bare network's forward and
@@ -99,8 +99,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for option in ("batch_size", "iterations", "samples"):
         if getattr(args, option) < 1:
             parser.error(f"--{option} {getattr(args, option)} is too small; use 1 or more")
-    for option in ("trained_model", "pictures", "backends", "plots", "versus"):
-        if getattr(args, option) is not None and not args.inference:
+    for option in ("trained_model", "pictures", "backends", "plots", "versus", "accuracy"):
+        if getattr(args, option) not in (None, False) and not args.inference:
             parser.error(f"--{option} is for --inference; give that, too")
     return args
 
@@ -114,6 +114,7 @@ def _add_inference_options(add) -> None:
         help=f"of {', '.join(BACKENDS)} (default: those installed); {EAGER} is always measured, for comparison")
     add("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS), metavar="NAME",
         help="of fp32 and bf16, which openvino has on processors with units for it (default: both)")
+    add("--accuracy", action="store_true", help="COCO's AP of every engine on the config's validation set, too")
     add("--plots", metavar="DIR", help="draw the stages' growth with objects and pixels into this folder")
     add("--versus", metavar="CMD", help="another implementation's command, with {images} where it takes a folder of "
                                         "pictures and {out} where it takes an empty one for results")

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 # Before paddle: this sets what paddle reads at its import.
-from utils.runtime import UserError
+from utils.runtime import UserError, set_threads
 
 # isort: split
 import numpy as np
@@ -118,6 +118,7 @@ def measure_rounds(predictors: dict[Engine, Predictor], paths: Sequence[str]) ->
             first = number % len(engines)
             for engine in engines[first:] + engines[:first]:
                 predictor = predictors[engine]
+                give_threads(predictor)
                 prepared = predictor.transform(as_image(path))[np.newaxis]
                 if number == 0:
                     time_picture(predictor, as_image, path, Stopwatch(synchronize))  # warm-up
@@ -126,6 +127,11 @@ def measure_rounds(predictors: dict[Engine, Predictor], paths: Sequence[str]) ->
                 time_picture(predictor, as_image, path, watches[engine])
                 progress.update()
     return {engine: {"network": alone[engine], "stages": watches[engine].seconds} for engine in engines}
+
+
+def give_threads(predictor: Predictor) -> None:
+    """All threads to Paddle if it computes the network, else one, as when that predictor is the only one."""
+    set_threads(None if predictor.streams == 0 else 1)
 
 
 @paddle.no_grad()
@@ -166,6 +172,7 @@ def time_pass(predictor: Predictor, paths: Sequence[str]) -> tuple[float, float,
     """One pass over all pictures: seconds of the bare network for them, seconds of everything, what was found."""
     found: list[list[Found]] = []
     inputs = [predictor.transform(as_image(path))[np.newaxis] for path in paths]
+    give_threads(predictor)
     settle()
     network_seconds = seconds_of(lambda: run_bare(predictor, inputs))
     settle()

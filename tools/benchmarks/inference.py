@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 # Before paddle: this sets what paddle reads at its import.
-from utils.runtime import multiply_adds
+from utils.runtime import multiply_adds, set_threads
 
 # isort: split
 import numpy as np
@@ -15,6 +15,7 @@ import paddle
 
 from data.config import cfg
 from tools.benchmarks import tables
+from tools.benchmarks.accuracy import measure_accuracy
 from tools.benchmarks.agreement import agreement
 from tools.benchmarks.clock import summary
 from tools.benchmarks.engines import (
@@ -128,6 +129,10 @@ def run_inference(args: argparse.Namespace, weights: str | None, folder: str, de
     print(tables.engines_report(figures["engines"], len(paths)), flush=True)
     for name in figures["fastest"].values():
         print(tables.stages_report(name, figures["engines"][name]["stages"]), flush=True)
+    if args.accuracy:
+        figures["accuracy"] = measure_accuracy({engine: many for engine, (_, many) in loaded.items()})
+        print(tables.accuracy_report(figures["accuracy"]), flush=True)
+    set_threads(1)  # as beside an engine
     figures["scaling"] = measure_scaling(single, cfg, folder)
     print(tables.scaling_report(figures["scaling"]), flush=True)
     if args.plots:

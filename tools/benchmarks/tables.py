@@ -57,6 +57,16 @@ def machine_report(figures: dict[str, Any]) -> str:
     return "\n".join([*lines, *(f"  left out: {reason}" for reason in figures["left_out"])])
 
 
+def accuracy_report(accuracy: dict[str, dict[str, float]]) -> str:
+    """AP of every engine in points of 100, and its distance from eager's."""
+    eager = accuracy[str(EAGER)]
+    lines = [f"{'on the validation set':26}" + "".join(f"{f'{kind} AP':>12}{'- eager':>9}" for kind in eager)]
+    for name, found in accuracy.items():
+        lines.append(f"{name:26}" + "".join(f"{100 * found[kind]:12.2f}{100 * (found[kind] - eager[kind]):+9.2f}"
+                                            for kind in eager))
+    return "\n".join(lines)
+
+
 def engines_report(engines: dict[str, dict[str, Any]], pictures: int) -> str:
     """A row for every engine, and what its columns mean."""
     lines = [f"{'':20}{_groups()}",
