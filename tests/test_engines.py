@@ -156,6 +156,27 @@ print("ended")
     assert done.stdout.endswith("ended\n"), done.stderr
 
 
+def test_signals_are_handled_when_some_networks_are_gone(demo, openvino):
+    """OpenVINO's cores set the stack of signals; when the first of two went first, Ctrl-C crashed the process."""
+    open_network(demo, get_config("yolact_demo"), "openvino")
+    code = f"""
+import os, signal, sys
+sys.path.insert(0, {str(REPO)!r})
+from utils.networks import open_network
+from data.config import get_config
+nets = [open_network({demo!r}, get_config("yolact_demo"), "openvino") for _ in range(3)]
+while nets:
+    del nets[0]
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    signal.pause()
+except KeyboardInterrupt:
+    print("ended")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.endswith("ended\n"), (done.returncode, done.stderr)
+
+
 def test_several_threads_get_their_own_results(demo, engine):
     net, _ = open_network(demo, get_config("yolact_demo"), engine, streams=None)
     images = noise(8, 96)

@@ -624,19 +624,24 @@ def test_a_page_without_its_data_says_so(written, browser, tmp_path, spoil, mess
     page.close()
 
 
+def wait_for_name(page, name):
+    """Until the enlarged view shows the image of that name; it is loaded first."""
+    page.wait_for_function("name => document.getElementById('viewer-name').innerText === name", arg=name)
+
+
 def test_an_image_is_enlarged_and_the_keys_go_on(written, open_page):
     page, names = open_page(written), [entry[1] for entry in read_page(written)[1]["index"]]
     show_images(page)
     page.locator(".card .pair").nth(1).click()
     page.wait_for_selector("#viewer canvas")
-    assert page.locator("#viewer-name").inner_text() == names[1]
+    wait_for_name(page, names[1])
     for step, place in ((1, 2), (-1, 1), (-1, 0), (-1, 0)):
         page.keyboard.press("ArrowRight" if step > 0 else "ArrowLeft")
-        assert page.locator("#viewer-name").inner_text() == names[place]
+        wait_for_name(page, names[place])
     page.keyboard.press("ArrowRight")
     page.click("#viewer-previous")  # is disabled now, with the focus on it
     page.keyboard.press("ArrowRight")
-    assert page.locator("#viewer-name").inner_text() == names[1]
+    wait_for_name(page, names[1])
     assert page.locator("#viewer #threshold").is_visible()
     page.wait_for_selector("#viewer table")
     page.keyboard.press("Escape")

@@ -5,11 +5,12 @@
     python tools/benchmark.py --train --config=yolact_resnet50_config --batch_size=2 --iterations=5
     python tools/benchmark.py --data --config=yolact_base_config -o dataset.train_images=DIR dataset.train_info=FILE
 
---inference (without another mode, this one): for every backend and precision the network alone, beside the machine's
-    fastest matrix product; pictures one at a time, from the file to masks, and stage by stage; many pictures
-    overlapped, COCO run lengths included; how much of what eager Paddle finds is found as well; with --accuracy AP.
-    All engines take turns on the same pictures, so that other programs slow them alike. Then how the stages around the network grow
-    with the objects found and with the size of the picture. Without --trained_model the weights are random.
+--inference (without another mode, this one): for every backend and precision the network alone, beside the
+    machine's fastest matrix product; pictures one at a time, from the file to masks, and stage by stage; many
+    pictures overlapped, COCO run lengths included; how much of what eager Paddle finds is found as well; with
+    --accuracy AP. All engines take turns on the same pictures, so that other programs slow them alike. Then how the
+    stages around the network grow with the objects found and with the size of the picture. Without --trained_model
+    the weights are random.
 --versus: another implementation's command beside eval.py, in turn: time a picture without start-up.
 --train: a whole iteration (waiting for data, forward, loss, backward, update) beside the bare network's forward and
     backward on such pictures, with the sum of its outputs as the loss. Both run in turn in one process, so that

@@ -5,6 +5,7 @@ other engines are imported when one of their models is made.
 """
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 import platform
@@ -66,9 +67,24 @@ def check_installed(backend):
 
 def has_bf16():
     """Whether this processor computes in bfloat16, by OpenVINO's account."""
-    import openvino
+    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+@functools.cache
+def openvino_core():
+    """OpenVINO's one core of this process, which knows deformable convolution.
+
+    One, which stays: each sets the stack that signals are handled on, and when of two the first goes first, Ctrl-C
+    crashes the process.
+    """
+    import openvino
+    from openvino.frontend.onnx import ConversionExtension
+
+    # Its binding sets numpy up at the first array, and hangs for good if two threads are the first.
+    openvino.Tensor(np.zeros(1, np.float32)).data.copy()
+    core = openvino.Core()
+    core.add_extension(ConversionExtension("DeformConv", convert_deformable))
+    return core
 
 
 def usable_precision(backend, precision):
@@ -196,18 +212,12 @@ class OpenVinoModel:
     def __init__(self, files, settings):
         path = files["model"]
         try:
-            import openvino
+            core = openvino_core()
         except ImportError as error:
             raise UserError(f"openvino cannot be imported ({error}); {INSTALL}") from error
-        from openvino.frontend.onnx import ConversionExtension
-
         options = {"INFERENCE_NUM_THREADS": settings.threads,
                    "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[settings.precision],
                    "PERFORMANCE_HINT": "LATENCY" if settings.streams == 1 else "THROUGHPUT"}
-        # Its binding sets numpy up at the first array, and hangs for good if two threads are the first.
-        openvino.Tensor(np.zeros(1, np.float32)).data.copy()
-        core = openvino.Core()
-        core.add_extension(ConversionExtension("DeformConv", convert_deformable))
         try:
             compiled = core.compile_model(core.read_model(path), "CPU", options)
         except Exception as error:  # OpenVINO's errors have no class in common

@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 
 from tools.benchmarks.clock import settle, synchronizer
-from utils.engines import is_installed
+from utils.engines import is_installed, openvino_core
 
 SIDE, GPU_SIDE = 2048, 8192  # of the matrices: large enough for every library's best
 ROUNDS, PRODUCTS = 5, 3  # so many turns of each library, and products in each; the best one counts
@@ -24,7 +24,7 @@ def _openvino_product(left: np.ndarray, right: np.ndarray, precision: str, threa
     # Computed from a parameter, so that the product cannot be folded into a constant.
     parameter = operators.parameter(list(left.shape), np.float32)
     product = operators.matmul(parameter, operators.constant(right), False, False)
-    compiled = openvino.Core().compile_model(openvino.Model([product], [parameter]), "CPU", {
+    compiled = openvino_core().compile_model(openvino.Model([product], [parameter]), "CPU", {
         "INFERENCE_PRECISION_HINT": OPENVINO_PRECISIONS[precision], "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads})
     request = compiled.create_infer_request()
