@@ -221,8 +221,9 @@ def load_exported(folder, use_gpu=False, threads=None, backend="auto", precision
         models = _open(folder, description, backend, settings)
         if backend != "paddle":
             set_threads(1)  # Paddle's other threads, waiting for more work, would take the engine's time
-        return Exported(os.path.join(folder, DESCRIPTION), description, f"{version_of(backend)}, {precision}",
-                        models[NETWORK], models.get(MASKIOU_NET))
+        engine = f"{version_of(backend)}, {precision}" + ", GPU" * (use_gpu and backend != "openvino")
+        return Exported(os.path.join(folder, DESCRIPTION), description, engine, models[NETWORK],
+                        models.get(MASKIOU_NET))
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{os.path.join(folder, DESCRIPTION)} is damaged ({type(error).__name__}: {error}); "
                         "export again") from error
