@@ -148,14 +148,26 @@ class Detect:
 
         Returns: (index into boxes [D], classes [D], scores [D]), by falling score.
         """
-        wanted, count = min(self.max_num_detections, scores.size), 4 * self.max_num_detections
-        while True:
-            best, entry = highest(scores, min(count, scores.size))
-            classes, index = entry // scores.shape[1], entry % scores.shape[1]
-            kept = paddle.nonzero(self.not_overlapped(boxes.index_select(index), classes)).flatten()[:wanted]
-            if kept.shape[0] == wanted or count >= scores.size:
-                return index.index_select(kept), classes.index_select(kept), best.index_select(kept)
-            count *= 4
+        wanted, count = min(self.max_num_detections, scores.size), min(4 * self.max_num_detections, scores.size)
+        best, entry = highest(scores, count)
+        classes, index = entry // scores.shape[1], entry % scores.shape[1]
+        kept = paddle.nonzero(self.not_overlapped(boxes.index_select(index), classes)).flatten()
+        if kept.shape[0] < wanted and count < scores.size:
+            best, classes, index = self.candidates(scores)
+            for more in (4 * count, 16 * count, len(index)):
+                kept = self.not_overlapped(boxes.index_select(index[:more]), classes[:more])
+                kept = paddle.nonzero(kept).flatten()
+                if kept.shape[0] >= wanted:
+                    break
+        kept = kept[:wanted]
+        return index.index_select(kept), classes.index_select(kept), best.index_select(kept)
+
+    def candidates(self, scores):
+        """The top_k of every class. scores [C - 1, n] -> (scores, classes, index of boxes), by falling score."""
+        each = min(self.top_k, scores.shape[1])
+        best, index = paddle.topk(scores, each, axis=1)
+        best, order = paddle.topk(best.flatten(), best.size)
+        return best, order // each, index.flatten().index_select(order)
 
     def not_overlapped(self, boxes, classes):
         """Which boxes Fast NMS keeps: those among the top_k of their class that none before overlaps.

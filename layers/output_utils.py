@@ -25,7 +25,8 @@ def assemble_masks(proto, coeffs, boxes, crop_masks=True):
 
 def sigmoid(logits):
     """1 / (1 + exp(-logits)), ndarrays."""
-    return 1 / (1 + np.exp(-logits))
+    with np.errstate(over="ignore"):  # infinity is right
+        return 1 / (1 + np.exp(-logits))
 
 
 @functools.lru_cache(maxsize=16)

@@ -232,12 +232,12 @@ def test_prune(tmp_path):
     assert C.prune(paths[20], paths[30], 20) is None
     assert C.prune(paths[40], paths[40], 0) is None
     assert _stems(tmp_path) == ["net_0_20", "net_0_30", "net_0_40"]
-    for folder in ("net_0_20.engine", "net_0_20.boxes.engine", "net_0_30.engine"):
+    for folder in ("net_0_20.pdparams.engine", "net_0_20.pdparams.boxes.engine", "net_0_30.pdparams.engine"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "network.onnx").write_bytes(b"")
     assert C.prune(paths[20], paths[30], 0) == paths[20]
-    assert sorted(path.name for path in tmp_path.glob("*.engine")) == ["net_0_30.engine"]
-    shutil.rmtree(str(tmp_path / "net_0_30.engine"))
+    assert sorted(path.name for path in tmp_path.glob("*.engine")) == ["net_0_30.pdparams.engine"]
+    shutil.rmtree(str(tmp_path / "net_0_30.pdparams.engine"))
     assert _stems(tmp_path) == ["net_0_30", "net_0_40"]
 
 

@@ -1,5 +1,6 @@
 """From network outputs to masks: the three kinds of NMS and postprocess, against the original's."""
 import json
+import warnings
 
 import cv2
 import numpy as np
@@ -368,6 +369,15 @@ def test_enlarging_a_window_equals_enlarging_everything(side, height, width):
     assert certain.mean() > 0.99 and ours.dtype == bool and not ours[9].any() and ours[10].all()
 
 
+def test_exactly_one_half_is_outside_and_far_logits_are_no_warning():
+    half = np.array([[[0.0, 1.0]]], "float32")
+    np.testing.assert_array_equal(PictureMasks(half, 1, 3).numpy(), [[[False, False, True]]])  # 0, 1/2, 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _, _, window = PictureMasks(np.array([[[-200.0, 5], [5, 5]]], "float32"), 2, 2, logits=True).window(0)
+    np.testing.assert_array_equal(window, [[False, True], [True, True]])
+
+
 def test_windows_are_small_and_chosen_masks_are_the_same():
     small = np.zeros((3, 138, 138), "float32")
     small[0, 10:14, 20:30], small[2, 0, 0] = 1, 1
@@ -441,6 +451,20 @@ def test_fast_nms_is_that_of_all_candidates(classes, top_k, most):
         distinct = np.flatnonzero((np.diff(best, prepend=2) != 0) & (np.diff(best, append=best[-1]) != 0))
         np.testing.assert_array_equal(index[distinct], [plain[row][1] for row in distinct])
         np.testing.assert_array_equal(labels[distinct], [plain[row][2] for row in distinct])
+
+
+@pytest.mark.parametrize("count", [350, 3000])
+def test_fast_nms_looks_further_when_few_of_the_best_are_left(count):
+    """One class all in one place, above another whose boxes are apart; the top_k bounds what is compared."""
+    boxes = np.zeros((count, 4), "float32")
+    boxes[:, 0] = np.linspace(0, 1, count)
+    boxes[:, 1], boxes[:, 2], boxes[:, 3] = 0, boxes[:, 0] + 1e-5, 1
+    boxes[120:] = [0.1, 0.1, 0.6, 0.6]
+    scores = np.stack([np.linspace(0.9, 0.8, count), np.linspace(0.5, 0.4, count)]).astype("float32")
+    scores[0, :120] = np.linspace(0.2, 0.1, 120)
+    index, classes, best = make_detect().fast_nms(paddle.to_tensor(boxes), paddle.to_tensor(scores))
+    assert index.tolist() == [120, *range(99)] and classes.tolist() == [0] + [1] * 99
+    np.testing.assert_array_equal(best.numpy(), [scores[0, 120], *scores[1, :99]])
 
 
 def test_a_box_without_area_is_left_out_as_by_the_original():

@@ -17,7 +17,7 @@ from tools.demo_shapes import draw_scene
 from utils import engines, networks, onnx_files
 from utils.engines import usable_precision
 from utils.export_comparison import relative_difference
-from utils.exported import Exported
+from utils.exported import Exported, load_exported
 from utils.networks import engine_folder, load_network, open_network
 from utils.predictor import Predictor, load_predictor
 from utils.runtime import UserError
@@ -215,7 +215,7 @@ def test_it_is_built_once_and_again_when_weights_or_network_change(tmp_path, eng
         return outputs(net, noise(1, config.max_size))
 
     assert max(differences(opened(config), expected).values()) < 1e-5 and built(capsys) == "built"
-    assert sorted(os.listdir(tmp_path)) == ["tiny.engine", "tiny.json", "tiny.pdparams"]
+    assert sorted(os.listdir(tmp_path)) == ["tiny.json", "tiny.pdparams", "tiny.pdparams.engine"]
     opened(config)
     assert built(capsys) is None
     opened(config.copy({"nms_thresh": 0.3, "max_num_detections": 7, "lr": 1.0}))  # nothing of the network
@@ -239,31 +239,37 @@ def test_another_engine_or_precision_is_compared_before_its_first_use(tmp_path, 
     for _ in range(2):
         open_network(str(weights), config, "openvino", "bf16")
     assert capsys.readouterr().out.count("comparing") == 1
-    described = json.loads((tmp_path / "tiny.engine" / "yolact.json").read_text())
+    described = json.loads((tmp_path / "tiny.pdparams.engine" / "yolact.json").read_text())
     assert [record["precision"] for record in described["compared"]] == ["fp32", "bf16"]
     assert all(record["processor"] == engines.processor() for record in described["compared"])
     described["compared"][0]["engine"] = "OpenVINO of another day"
-    (tmp_path / "tiny.engine" / "yolact.json").write_text(json.dumps(described))
+    (tmp_path / "tiny.pdparams.engine" / "yolact.json").write_text(json.dumps(described))
     open_network(str(weights), config, "openvino")
     assert built(capsys) == "compared"
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone", "text"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "text", "no text", "one bit", "records"])
 def test_damaged_files_are_made_again(tmp_path, openvino, damage, capsys):
     engine = "openvino"
     weights, config = weights_of(tmp_path)
     open_network(str(weights), config, engine)
     folder = Path(engine_folder(str(weights), config))
     capsys.readouterr()
+    text, model = folder / "yolact.json", folder / "network.onnx"
+    content = model.read_bytes()
     if damage == "text":
-        (folder / "yolact.json").write_text("{")
-        open_network(str(weights), config, engine)
-        assert built(capsys) == "built"
-        return
-    content = (folder / "network.onnx").read_bytes()
-    (folder / "network.onnx").unlink()
-    if damage == "cut":
-        (folder / "network.onnx").write_bytes(content[:-100])
+        text.write_text("{")
+    elif damage == "records":
+        text.write_text(json.dumps({**json.loads(text.read_text()), "compared": [1]}))
+    elif damage == "no text":
+        text.unlink()
+        with pytest.raises(UserError, match="holds network.onnx, which is of no export; remove it"):
+            open_network(str(weights), config, engine)
+        model.unlink()
+    elif damage == "gone":
+        model.unlink()
+    else:
+        model.write_bytes(content[:-100] if damage == "cut" else content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
     open_network(str(weights), config, engine)
     assert built(capsys) == "built"
 
@@ -271,12 +277,13 @@ def test_damaged_files_are_made_again(tmp_path, openvino, damage, capsys):
 def test_a_folder_that_cannot_be_written(tmp_path, engine, caplog, monkeypatch):
     """A named engine is refused in one line; auto goes on in Paddle."""
     weights, config = weights_of(tmp_path)
-    (tmp_path / "tiny.engine").write_text("a file is in the way")
-    with pytest.raises(UserError, match="tiny.engine"):
+    folder = tmp_path / "tiny.pdparams.engine"
+    folder.write_text("a file is in the way")
+    with pytest.raises(UserError, match="tiny.pdparams.engine"):
         open_network(str(weights), config, engine)
     net, told = open_network(str(weights), config)
     assert isinstance(net, Yolact) and told == f"{engines.version_of('paddle')}, fp32"
-    assert "is left out" in caplog.text and (tmp_path / "tiny.engine").read_text() == "a file is in the way"
+    assert "no engine but Paddle" in caplog.text and folder.read_text() == "a file is in the way"
 
 
 # --- which engine is taken --------------------------------------------------------------------------------------
@@ -308,7 +315,7 @@ def test_auto_tells_what_is_missing_to_make_the_files_unless_they_are_there(tmp_
     with monkeypatch.context() as context:
         context.setattr(networks, "check_packages", missing)
         assert isinstance(open_network(str(weights), config)[0], Yolact)
-        assert "openvino is left out: paddle2onnx is missing" in caplog.text
+        assert "no engine but Paddle: paddle2onnx is missing" in caplog.text
         with pytest.raises(UserError, match="paddle2onnx is missing"):
             open_network(str(weights), config, "openvino")
         open_network(str(weights), config, "paddle")
@@ -317,13 +324,56 @@ def test_auto_tells_what_is_missing_to_make_the_files_unless_they_are_there(tmp_
     assert isinstance(open_network(str(weights), config)[0], Exported)
 
 
+def test_what_no_engine_can_run_is_told_once_before_anything_is_loaded(tmp_path, openvino, monkeypatch, caplog, capsys):
+    weights, config = weights_of(tmp_path)
+    loaded = []
+    monkeypatch.setattr(networks, "load_network", lambda *arguments: loaded.append(arguments))
+    open_network(str(weights), config.copy({"preserve_aspect_ratio": True}))
+    assert len(caplog.records) == 1 and "no fixed shape" in caplog.text
+    assert len(loaded) == 1 and built(capsys) is None
+
+
+def test_a_refused_engine_leaves_paddle_its_threads(tmp_path, openvino, monkeypatch):
+    """And one that is used gets them, as Paddle's would wait for work in its way."""
+    asked, wrong = [], engines.OpenVinoModel.__call__
+    weights, config = weights_of(tmp_path)
+    monkeypatch.setattr("utils.predictor.set_threads", asked.append)
+    net, _ = open_network(str(weights), config, "openvino")
+    assert asked == []
+    Predictor(net, config)
+    assert asked == [1]
+    monkeypatch.setattr(engines.OpenVinoModel, "__call__", lambda self, array: wrong(self, array)[::-1])
+    monkeypatch.setattr(networks, "is_installed", installed("openvino"))
+    weights.unlink()
+    weights, config = weights_of(tmp_path, "max_size=64")
+    net, _ = open_network(str(weights), config)
+    assert isinstance(net, Yolact)
+    Predictor(net, config)
+    assert asked == [1]
+
+
+def test_an_engine_that_cannot_be_imported_is_not_installed(tmp_path, monkeypatch):
+    (tmp_path / "openvino.py").write_text("raise ImportError('libtbb.so.12')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "openvino"]:
+        monkeypatch.delitem(sys.modules, name)
+    assert not engines.is_installed("openvino") and engines.is_installed("paddle")
+
+
+def test_an_export_has_no_bf16_on_a_gpu(demo, openvino):
+    open_network(demo, get_config("yolact_demo"), "openvino")
+    folder = engine_folder(demo, get_config("yolact_demo"))
+    with pytest.raises(UserError, match="has no --precision=bf16 on a GPU"):
+        load_exported(folder, use_gpu=True, precision="bf16")
+
+
 def test_a_full_disk_is_one_line(tmp_path, openvino, monkeypatch):
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
     weights, config = weights_of(tmp_path)
     monkeypatch.setattr(networks, "export", full)
-    with pytest.raises(UserError, match=r"tiny.engine cannot be written \(No space left on device\); make room"):
+    with pytest.raises(UserError, match=r"engine cannot be written \(No space left on device\); mend that"):
         open_network(str(weights), config, "openvino")
 
 

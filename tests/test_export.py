@@ -358,7 +358,8 @@ def test_wrong_arguments(tmp_path):
 @pytest.mark.parametrize("missing, told", [("paddle2onnx", "paddle2onnx is not"), ("onnx", "onnx is not"),
                                            ("onnxruntime openvino", "neither openvino nor onnxruntime is")])
 def test_onnx_without_its_packages_names_those_that_fit(tmp_path, monkeypatch, missing, told):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing.split() else object())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else object())
+    monkeypatch.setattr(onnx_files, "is_installed", lambda name: name not in missing.split())
     refused(f"{told} installed|{onnx_files.PADDLE2ONNX}|{paddle.__version__}|--format=paddle",
             f"--trained_model={DEMO}", f"--out={tmp_path / 'out'}", "--format=both")
     assert not (tmp_path / "out").exists()
@@ -366,6 +367,7 @@ def test_onnx_without_its_packages_names_those_that_fit(tmp_path, monkeypatch, m
 
 def test_onnx_with_a_paddle2onnx_of_another_time(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(onnx_files, "is_installed", lambda name: True)
     for version, old_fits, new_fits in (("1.3.1", True, False), ("2.0.1", False, False), ("2.1.0", False, True)):
         monkeypatch.setattr(onnx_files.importlib.metadata, "version", lambda name, version=version: version)
         if old_fits if engines.PADDLE_2 else new_fits:

@@ -24,7 +24,7 @@ from utils.runtime import UserError
 from utils.weights import load_weights, read_weights, save_safetensors, unpickle_arrays
 
 SUFFIXES = (".json", ".pdopt", ".pdparams")  # in the order in which they appear
-# What utils/networks.py keeps beside weights, for networks with and without a mask branch.
+# Behind the name of weights, what utils/networks.py keeps beside them, for networks with and without a mask branch.
 ENGINE_FOLDERS = {True: ".engine", False: ".boxes.engine"}
 FORMAT = 1
 # Config keys, or their beginnings, that change what given weights find.
@@ -395,7 +395,7 @@ def remove(path):
     stem = os.path.splitext(path)[0]
     _remove(stem + suffix for suffix in reversed(SUFFIXES))
     for suffix in ENGINE_FOLDERS.values():
-        shutil.rmtree(stem + suffix, ignore_errors=True)
+        shutil.rmtree(stem + ".pdparams" + suffix, ignore_errors=True)
 
 
 def prune(previous, current, keep_interval):

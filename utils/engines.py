@@ -6,7 +6,7 @@ other engines are imported when one of their models is made.
 from __future__ import annotations
 
 import functools
-import importlib.util
+import importlib
 import logging
 import platform
 import queue
@@ -52,7 +52,11 @@ def first_line(error):
 
 def is_installed(backend):
     """Whether a backend of BACKENDS can be imported."""
-    return backend == "paddle" or importlib.util.find_spec(backend) is not None
+    try:
+        importlib.import_module(backend)
+    except ImportError:
+        return False
+    return True
 
 
 def check_installed(backend):

@@ -183,7 +183,7 @@ def _open(folder, description, backend, settings):
     for name, model in models.items():
         if kind not in model:
             raise UserError(f"{folder} has no files for {backend}; export it with --format=both, or leave out "
-                            "--backend")
+                            "--backend and --precision")
         files = {part: os.path.join(folder, file) for part, file in model[kind].items()}
         for part, path in files.items():
             if hash_of(path) != description["files"][model[kind][part]]["sha256"]:
@@ -212,6 +212,9 @@ def load_exported(folder, use_gpu=False, threads=None, backend="auto", precision
     """
     description = read_description(folder)
     try:
+        if use_gpu and precision != "fp32" and backend != "openvino":
+            raise UserError(f"an export has no --precision={precision} on a GPU; take --trained_model, or "
+                            "--cuda=False with OpenVINO")
         if not use_gpu:
             backend, precision = usable_precision(backend, precision)
         if backend == "auto":
@@ -219,8 +222,6 @@ def load_exported(folder, use_gpu=False, threads=None, backend="auto", precision
         check_installed(backend)
         settings = Settings(use_gpu, threads or set_threads(), precision, streams)
         models = _open(folder, description, backend, settings)
-        if backend != "paddle":
-            set_threads(1)  # Paddle's other threads, waiting for more work, would take the engine's time
         engine = f"{version_of(backend)}, {precision}" + ", GPU" * (use_gpu and backend != "openvino")
         return Exported(os.path.join(folder, DESCRIPTION), description, engine, models[NETWORK],
                         models.get(MASKIOU_NET))

@@ -17,7 +17,7 @@ import paddle
 
 from data.config import ConfigError, get_config, make_config
 from utils import ranks
-from utils.checkpoint import ENGINE_FOLDERS, find, name_of_config
+from utils.checkpoint import ENGINE_FOLDERS, check_writable, find, name_of_config
 from utils.engines import FASTEST_FIRST, check_installed, is_installed, usable_precision, version_of
 from utils.export_comparison import comparison_picture, run_network
 from utils.exported import hash_of, load_exported, read_description
@@ -72,6 +72,10 @@ def load_network(path, config):
     return net
 
 
+class CannotBuild(UserError):
+    """What engines run cannot be made, whichever engine it is for."""
+
+
 class MixedPrecision(paddle.nn.Layer):
     """A network whose convolutions and products a GPU computes in bfloat16; its outputs are float32.
 
@@ -118,6 +122,9 @@ def open_network(path, config, backend="auto", precision="fp32", streams=1, use_
         if engine != "paddle" and is_installed(engine):
             try:
                 return open_engine(path, config, engine, precision, streams)
+            except CannotBuild as error:
+                logging.warning("no engine but Paddle: %s", error)
+                break
             except UserError as error:
                 logging.warning("%s is left out: %s", engine, error)
     return load_network(path, config), f"{version_of('paddle')}, {precision}"
@@ -125,7 +132,7 @@ def open_network(path, config, backend="auto", precision="fp32", streams=1, use_
 
 def engine_folder(path, config):
     """Where the files lie that engines run in place of a weights file."""
-    return os.path.splitext(path)[0] + ENGINE_FOLDERS[config.eval_mask_branch]
+    return path + ENGINE_FOLDERS[config.eval_mask_branch]
 
 
 def current_description(path, config):
@@ -133,12 +140,13 @@ def current_description(path, config):
     folder = engine_folder(path, config)
     try:
         description = read_description(folder)
-        whole = all(os.path.getsize(os.path.join(folder, name)) == file["bytes"]
+        whole = all(hash_of(os.path.join(folder, name)) == file["sha256"]
                     for name, file in description["files"].items())
         same = description["weights"]["sha256"] == hash_of(path)
         same = same and description["network"] == json.loads(json.dumps(network_config(config)))
-        return description if whole and same and isinstance(description["compared"], list) else None
-    except (UserError, OSError, KeyError, TypeError, AttributeError):
+        compared = [dict(record) for record in description["compared"]]
+        return {**description, "compared": compared} if whole and same else None
+    except (UserError, OSError, KeyError, TypeError, ValueError, AttributeError):
         return None
 
 
@@ -150,12 +158,12 @@ def open_engine(path, config, backend, precision, streams):
         try:
             prepare_engine(path, config, backend, precision, folder)
         except UserError as error:
-            problem = str(error)
+            problem = type(error) is CannotBuild, str(error)
         except OSError as error:
-            problem = f"{folder} cannot be written ({error.strerror}); make room for it, or use --backend=paddle"
+            problem = True, f"{folder} cannot be written ({error.strerror}); mend that, or use --backend=paddle"
     problem = ranks.gathered(problem)[0]  # the other ranks wait for the first one
     if problem is not None:
-        raise UserError(problem)
+        raise (CannotBuild if problem[0] else UserError)(problem[1])
     exported = load_exported(folder, False, None, backend, precision, streams)
     return exported, exported.engine
 
@@ -166,11 +174,11 @@ def prepare_engine(path, config, backend, precision, folder):
     wanted = engine_of(backend, precision)
     if description and any(wanted.items() <= record.items() for record in description["compared"]):
         return
+    if description is None:
+        check_buildable(config, folder)
     net = load_network(path, config)
     picture = comparison_picture(None, config.dataset.valid_images)
     if description is None:
-        check_packages()
-        check_replaceable(folder, "move it away, or use --backend=paddle")
         print(f"building {folder} for {wanted['engine']}, once for these weights ...", flush=True)
         export(net, config, path, folder, ["onnx"], [(backend, precision)], picture, tell=logging.debug)
         return
@@ -178,3 +186,19 @@ def prepare_engine(path, config, backend, precision, folder):
     cases = run_network(net, config, picture[1])
     description["compared"].append(comparison(folder, backend, precision, cases, picture[0], tell=logging.debug))
     write_description(folder, description)
+
+
+def check_buildable(config, folder):
+    """See that engines can be built for, before the weights are loaded.
+
+    Raises:
+        CannotBuild: packages are missing, the folder cannot be written, or the network's input has no fixed shape.
+    """
+    try:
+        if config.preserve_aspect_ratio:
+            raise UserError("with preserve_aspect_ratio the input has no fixed shape, which engines need")
+        check_packages()
+        check_writable(os.path.dirname(folder) or ".", "place for the weights, or use --backend=paddle")
+        check_replaceable(folder, "remove it, or use --backend=paddle")
+    except UserError as error:
+        raise CannotBuild(str(error)) from error

@@ -27,6 +27,7 @@ from data.config import COLORS, MEANS, STD, make_config
 from data.images import read_image
 from layers.output_utils import postprocess
 from utils.augmentations import base_transform
+from utils.engines import PaddleModel
 from utils.exported import load_exported
 from utils.instances import Instances
 from utils.networks import locate, open_network
@@ -42,7 +43,8 @@ class Predictor:
     """Transform, network, detection and mask assembly, one after the other or each on its own.
 
     Args:
-        net: Yolact in evaluation mode, or utils.exported.Exported.
+        net: Yolact in evaluation mode, or utils.exported.Exported; beside an engine other than Paddle, Paddle's own
+            operators get one thread.
         config: its configuration.
         use_fast_nms, cross_class_nms: the kind of NMS.
         crop: cut masks to their boxes.
@@ -74,6 +76,8 @@ class Predictor:
             self.network = lambda images: {name: output for name, output in net.network(images).items()
                                            if self.has_masks or name != "proto"}
             self.streams = net.network.streams
+            if not isinstance(net.network.run, PaddleModel):
+                set_threads(1)  # Paddle's other threads, waiting for more work, would take the engine's time
         self.detections_of = build_detect(config, use_fast_nms, cross_class_nms)
         maskiou_net = net.maskiou_net if config.rescore_mask else None
         self._rescores_boxes = maskiou_net is not None and (one_score or config.rescore_bbox)
@@ -132,9 +136,9 @@ class Predictor:
             [detection] = self.detections_of(network())
             return key, image, self.instances(detection, *image.shape[:2])
 
-        with contextlib.closing(ahead(prepared(), max(2, self.streams))) as coming, \
-                ThreadPoolExecutor(max(1, self.streams), "network") as engine:
-            running = deque()
+        engine, running = ThreadPoolExecutor(max(1, self.streams), "network"), deque()
+        with contextlib.closing(ahead(prepared(), max(2, self.streams))) as coming, contextlib.ExitStack() as stack:
+            stack.callback(engine.shutdown, cancel_futures=True)
             for key, image, array in coming:
                 if array is None or not self.streams:
                     network = functools.partial(self._network_alone, array)
