@@ -20,7 +20,8 @@ from utils.runtime import UserError
 
 BACKENDS = ("paddle", "onnxruntime", "openvino")
 FASTEST_FIRST = ("openvino", "onnxruntime", "paddle")  # on a CPU, as tools/benchmark.py measured
-PRECISIONS = ("fp32", "bf16")
+OPENVINO_PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # ours, and what OpenVINO calls them
+PRECISIONS = tuple(OPENVINO_PRECISIONS)
 PADDLE_2 = paddle.__version__[:2] == "2."
 GPU_MEMORY_MIB = 500  # that Paddle Inference takes at the start; it takes more when it needs it
 INSTALL = "pip install -r requirements-fast.txt"
@@ -182,12 +183,9 @@ class OnnxRuntimeModel:
     streams = 1
 
     def __init__(self, files, settings):
+        import onnxruntime
+
         path = files["model"]
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise UserError(f"{path} needs onnxruntime, which cannot be imported ({error}); "
-                            "pip install onnxruntime") from error
         providers = ["CPUExecutionProvider"]
         if settings.use_gpu and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
             providers.insert(0, "CUDAExecutionProvider")
@@ -214,13 +212,9 @@ class OpenVinoModel:
     """One model in OpenVINO, on the CPU. Arguments, attributes and errors as `OnnxRuntimeModel`."""
 
     def __init__(self, files, settings):
-        path = files["model"]
-        try:
-            core = openvino_core()
-        except ImportError as error:
-            raise UserError(f"openvino cannot be imported ({error}); {INSTALL}") from error
+        path, core = files["model"], openvino_core()
         options = {"INFERENCE_NUM_THREADS": settings.threads,
-                   "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[settings.precision],
+                   "INFERENCE_PRECISION_HINT": OPENVINO_PRECISIONS[settings.precision],
                    "PERFORMANCE_HINT": "LATENCY" if settings.streams == 1 else "THROUGHPUT"}
         try:
             compiled = core.compile_model(core.read_model(path), "CPU", options)

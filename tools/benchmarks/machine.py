@@ -9,11 +9,10 @@ import numpy as np
 import paddle
 
 from tools.benchmarks.clock import settle, synchronizer
-from utils.engines import is_installed, openvino_core
+from utils.engines import OPENVINO_PRECISIONS, is_installed, openvino_core
 
 SIDE, GPU_SIDE = 2048, 8192  # of the matrices: large enough for every library's best
 ROUNDS, PRODUCTS = 5, 3  # so many turns of each library, and products in each; the best one counts
-OPENVINO_PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 
 
 def _openvino_product(left: np.ndarray, right: np.ndarray, precision: str, threads: int) -> Callable[[], Any]:
