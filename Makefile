@@ -14,32 +14,37 @@ PY := $(VENV)/bin/python
 VENV_STAMP := $(VENV)/made
 RUNTIME_STAMP := $(VENV)/installed.$(REQUIREMENTS)
 DEV_STAMP := $(VENV)/installed.requirements-dev.txt
+# PaddlePaddle 2.6.2, the oldest that is supported, has an environment of its own.
+OLDEST_VENV := .venv-2.6.2
+OLDEST_STAMP := $(OLDEST_VENV)/installed.requirements-2.6.2.txt
 PIP_INSTALL := $(PY) -m pip install --disable-pip-version-check --prefer-binary
 
 DEMO := results/demo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv venv-dev demo demo-data demo-train demo-shipped test alignment lint clean
+.PHONY: help venv venv-dev demo demo-data demo-train demo-shipped test test-all test-newest test-oldest alignment lint clean
 
 help:
 	@echo "make demo     set up, train a small network on drawn shapes, evaluate it: see $(DEMO)/"
 	@echo "make test     set up and run the tests"
+	@echo "make test-all set up and run what CI runs: lint and types, the tests with branch coverage and long fuzzing,"
+	@echo "              the README's commands, the tests with PaddlePaddle 2.6.2"
 	@echo "make alignment"
 	@echo "              measure how far the networks are from the original's figures, stage by stage"
-	@echo "make lint     set up and run ruff"
+	@echo "make lint     set up and run ruff and mypy"
 	@echo "make venv     the virtual environment alone, in $(VENV)/"
-	@echo "make clean    remove $(VENV)/, results/, data/demo/ and caches; weights/ and logs/ stay"
+	@echo "make clean    remove $(VENV)/, $(OLDEST_VENV)/, results/, data/demo/ and caches; weights/ and logs/ stay"
 	@echo "With a GPU:   make demo REQUIREMENTS=requirements-gpu.txt CUDA=True"
 
 # --- environment --------------------------------------------------------------------------------------------
 
 # Some distributions leave the venv module out of python3; virtualenv does as well.
-$(VENV_STAMP):
+%/made:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 9))' || { \
 	  echo 'Python 3.9 or newer is needed: name one with `make PYTHON=python3.11 ...`.' >&2; exit 1; }
-	@rm -rf $(VENV)
-	@"$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); "$(PYTHON)" -m virtualenv $(VENV); } || { rm -rf $(VENV); \
+	@rm -rf $*
+	@"$(PYTHON)" -m venv $* || { rm -rf $*; "$(PYTHON)" -m virtualenv $*; } || { rm -rf $*; \
 	  echo 'No virtual environment could be made. Install the package python3-venv (Debian, Ubuntu), or' \
 	       'virtualenv with `pip install --user virtualenv`, or name another interpreter with' \
 	       '`make PYTHON=...`.' >&2; exit 1; }
@@ -51,6 +56,10 @@ $(RUNTIME_STAMP): $(REQUIREMENTS) | $(VENV_STAMP)
 
 $(DEV_STAMP): requirements-dev.txt requirements-fast.txt | $(VENV_STAMP)
 	$(PIP_INSTALL) -r requirements-dev.txt
+	@touch $@
+
+$(OLDEST_STAMP): requirements-2.6.2.txt requirements.txt | $(OLDEST_VENV)/made
+	$(OLDEST_VENV)/bin/python -m pip install --disable-pip-version-check --prefer-binary -r requirements-2.6.2.txt
 	@touch $@
 
 venv: $(RUNTIME_STAMP)
@@ -84,12 +93,24 @@ demo-shipped: demo-train
 test: venv-dev
 	$(PY) -m pytest
 
+test-all: lint test-newest test-oldest
+
+test-newest: venv-dev
+	$(PY) -m coverage erase
+	YOLACT_FUZZ=long $(PY) -m coverage run -m pytest -m ''
+	$(PY) -m coverage combine --quiet
+	$(PY) -m coverage report --skip-covered --fail-under=90
+
+test-oldest: $(OLDEST_STAMP)
+	$(OLDEST_VENV)/bin/python -m pytest
+
 alignment: venv-dev
 	$(PY) tests/alignment.py --out results/alignment.md
 
 lint: venv-dev
 	$(PY) -m ruff check .
+	$(PY) -m mypy
 
 clean:
-	rm -rf $(VENV) results data/demo .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST_VENV) results data/demo data/pond .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -5,10 +5,14 @@ Each has `layers`, one entry a stage, and `channels`, the width of each stage's 
 of all stages' outputs. Parameter names are the original's, so ImageNet weights convert by a table; `is_new` tells
 which tensors such weights do not have.
 """
+from __future__ import annotations
+
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import paddle.nn.functional as F
-from paddle import nn
+from paddle import Tensor, nn
 from paddle.vision.ops import deform_conv2d
 
 
@@ -21,7 +25,8 @@ class DeformableConv2D(nn.Layer):
     Unlike the plain convolutions of a ResNet it has a bias, as in the original.
     """
 
-    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1,
+                 padding: int = 0) -> None:
         super().__init__()
         self.stride, self.padding = stride, padding
         self.num_offsets = 2 * kernel_size ** 2
@@ -33,7 +38,7 @@ class DeformableConv2D(nn.Layer):
         self.conv_offset_mask = nn.Conv2D(in_channels, 3 * kernel_size ** 2, kernel_size, stride, padding,
                                           weight_attr=zero, bias_attr=zero)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """x: [B, in_channels, H, W] -> [B, out_channels, H', W']."""
         moved = self.conv_offset_mask(x)
         offset, mask = moved[:, :self.num_offsets], F.sigmoid(moved[:, self.num_offsets:])
@@ -47,7 +52,8 @@ class Bottleneck(nn.Layer):
 
     expansion = 4
 
-    def __init__(self, in_channels, width, stride=1, deformable=False, norm=nn.BatchNorm2D):
+    def __init__(self, in_channels: int, width: int, stride: int = 1, deformable: bool = False,
+                 norm: Callable[[int], nn.Layer] = nn.BatchNorm2D) -> None:
         super().__init__()
         out_channels = width * self.expansion
         self.conv1 = nn.Conv2D(in_channels, width, 1, bias_attr=False)
@@ -62,7 +68,7 @@ class Bottleneck(nn.Layer):
             self.downsample = nn.Sequential(nn.Conv2D(in_channels, out_channels, 1, stride=stride, bias_attr=False),
                                             norm(out_channels))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """x: [B, in_channels, H, W] -> [B, 4 * width, H / stride, W / stride]."""
         out = F.relu(self.bn1(self.conv1(x)))
         out = F.relu(self.bn2(self.conv2(out)))
@@ -76,12 +82,13 @@ class ResNetBackbone(nn.Layer):
     Args:
         layers: blocks in each stage, [3, 4, 23, 3] for ResNet-101.
         dcn_layers: how many of each stage's last blocks may have a deformable 3x3 convolution; None for none.
-        dcn_interval: only every so manieth of them has one, counted from the stage's first block.
+        dcn_interval: of these, only every dcn_interval-th has one, counted from the stage's first block.
         width: channels of the stem; stage i has 4 * width * 2**i. 64 in the published networks.
         norm: makes a normalisation layer from the number of channels.
     """
 
-    def __init__(self, layers, dcn_layers=None, dcn_interval=1, width=64, norm=nn.BatchNorm2D):
+    def __init__(self, layers: Sequence[int], dcn_layers: Sequence[int] | None = None, dcn_interval: int = 1,
+                 width: int = 64, norm: Callable[[int], nn.Layer] = nn.BatchNorm2D) -> None:
         super().__init__()
         self.conv1 = nn.Conv2D(3, width, 7, stride=2, padding=3, bias_attr=False)
         self.bn1 = norm(width)
@@ -101,11 +108,11 @@ class ResNetBackbone(nn.Layer):
             self.channels.append(in_channels)
 
     @staticmethod
-    def is_new(name):
+    def is_new(name: str) -> bool:
         """Whether ImageNet weights lack this tensor: what a deformable convolution has and a plain one has not."""
         return "conv_offset_mask" in name or name.endswith(".conv2.bias")
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> list[Tensor]:
         """x: [B, 3, H, W] normalised RGB -> [C2, C3, C4, C5] at strides 4, 8, 16, 32."""
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
         features = []
@@ -118,11 +125,11 @@ class ResNetBackbone(nn.Layer):
 class ResNetBackboneGN(ResNetBackbone):
     """ResNet with group norm (Wu & He 2018, 32 groups) in place of batch norm. Arguments as `ResNetBackbone`."""
 
-    def __init__(self, layers, num_groups=32):
+    def __init__(self, layers: Sequence[int], num_groups: int = 32) -> None:
         super().__init__(layers, norm=lambda channels: nn.GroupNorm(num_groups, channels))
 
 
-def darknet_conv(in_channels, out_channels, kernel_size, stride=1):
+def darknet_conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
     """Convolution, batch norm and leaky ReLU (slope 0.1), DarkNet's unit."""
     return nn.Sequential(
         nn.Conv2D(in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias_attr=False),
@@ -132,12 +139,12 @@ def darknet_conv(in_channels, out_channels, kernel_size, stride=1):
 class DarkNetBlock(nn.Layer):
     """1x1 to half the channels, 3x3 back, plus the input."""
 
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv1 = darknet_conv(channels, channels // 2, 1)
         self.conv2 = darknet_conv(channels // 2, channels, 3)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """x: [B, channels, H, W] -> the same shape."""
         return self.conv2(self.conv1(x)) + x
 
@@ -149,7 +156,7 @@ class DarkNetBackbone(nn.Layer):
         layers: residual blocks in each stage, [1, 2, 8, 8, 4].
     """
 
-    def __init__(self, layers):
+    def __init__(self, layers: Sequence[int]) -> None:
         super().__init__()
         self._preconv = darknet_conv(3, 32, 3)
         self.layers = nn.LayerList()
@@ -162,7 +169,7 @@ class DarkNetBackbone(nn.Layer):
             self.channels.append(out_channels)
             in_channels = out_channels
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> list[Tensor]:
         """x: [B, 3, H, W] RGB in 0..1 -> one map a stage, at strides 2, 4, 8, 16, 32."""
         x = self._preconv(x)
         features = []
@@ -172,7 +179,7 @@ class DarkNetBackbone(nn.Layer):
         return features
 
     @staticmethod
-    def is_new(name):
+    def is_new(name: str) -> bool:
         """Whether ImageNet weights lack this tensor: they have all."""
         return False
 
@@ -188,10 +195,11 @@ class VGGBackbone(nn.Layer):
             see it so too, as in the original (SSD only normalises what it hands out).
     """
 
-    def __init__(self, stages, added_stages=(), norm_layers=()):
+    def __init__(self, stages: Sequence[Sequence[Any]], added_stages: Sequence[Sequence[int]] = (),
+                 norm_layers: Sequence[int] = ()) -> None:
         super().__init__()
         self.layers = nn.LayerList()
-        self.channels = []
+        self.channels: list[int] = []
         in_channels = 3
         for stage in stages:
             modules = []
@@ -212,15 +220,15 @@ class VGGBackbone(nn.Layer):
         self.norm_layers = list(norm_layers)
         self.norms = nn.LayerList([nn.BatchNorm2D(self.channels[i]) for i in norm_layers])
 
-    def _add(self, modules, channels):
+    def _add(self, modules: list[nn.Layer], channels: int) -> None:
         self.layers.append(nn.Sequential(*modules))
         self.channels.append(channels)
 
-    def is_new(self, name):
+    def is_new(self, name: str) -> bool:
         """Whether ImageNet weights lack this tensor: norms and added stages."""
         return name.startswith("norms.") or int(name.split(".")[1]) >= self.num_pretrained
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> list[Tensor]:
         """x: [B, 3, H, W] RGB, mean subtracted -> one map a stage, at strides 1, 2, 4, 8, 16, 16 and the added ones."""
         features = []
         for i, stage in enumerate(self.layers):
@@ -235,7 +243,7 @@ BACKBONES = {backbone.__name__: backbone for backbone in
              (ResNetBackbone, ResNetBackboneGN, DarkNetBackbone, VGGBackbone)}
 
 
-def build_backbone(backbone_cfg):
+def build_backbone(backbone_cfg: Any) -> nn.Layer:
     """The network named by `backbone_cfg.type`, built with `backbone_cfg.args`.
 
     Raises:

@@ -3,11 +3,15 @@
 Shapes used everywhere: B batch, P priors, C classes with background, K prototypes, N ground truths, D detections, H W.
 Coordinates are relative (0..1) unless a docstring says pixels.
 """
+from __future__ import annotations
+
 import math
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import paddle
 import paddle.nn.functional as F
-from paddle import nn
+from paddle import Tensor, nn
 
 from backbone import build_backbone
 from layers.detection import Detect
@@ -30,7 +34,7 @@ class Yolact(nn.Layer):
     Parameter names equal the original's state dict; batch norm statistics are Paddle's `_mean` and `_variance`.
     """
 
-    def __init__(self, cfg):
+    def __init__(self, cfg: Any) -> None:
         super().__init__()
         self.backbone = build_backbone(cfg.backbone)
         channels = [self.backbone.channels[i] for i in cfg.backbone.selected_layers]
@@ -51,7 +55,7 @@ class Yolact(nn.Layer):
             {"scales": scales, "aspect_ratios": ratios, "max_size": cfg.max_size,
              "use_square_anchors": cfg.backbone.use_square_anchors}
             for scales, ratios in zip(cfg.backbone.pred_scales, cfg.backbone.pred_aspect_ratios)]
-        self.prior_cache = {}
+        self.prior_cache: dict[tuple[tuple[int, ...], ...], Tensor] = {}
         self.share_prediction_module = cfg.share_prediction_module
         self.prediction_layers = nn.LayerList(
             [self._make_head(cfg, s) for s in (self.prior_settings[:1] if cfg.share_prediction_module
@@ -66,13 +70,13 @@ class Yolact(nn.Layer):
         self._init_weights(cfg)
 
     @staticmethod
-    def _make_head(cfg, settings):
+    def _make_head(cfg: Any, settings: dict[str, Any]) -> PredictionModule:
         num_priors = len(settings["scales"]) * sum(len(ratios) for ratios in settings["aspect_ratios"])
         activation = F.sigmoid if cfg.mask_type == "direct" else ACTIVATIONS[cfg.mask_proto_coeff_activation]
         return PredictionModule(cfg.fpn.num_features, num_priors, cfg.num_classes, cfg.mask_dim, cfg.extra_head_net,
                                 cfg.head_layer_params, activation, cfg.use_mask_scoring)
 
-    def _init_weights(self, cfg):
+    def _init_weights(self, cfg: Any) -> None:
         """Xavier-uniform convolutions with zero biases, as the original; in the backbone the default of PyTorch.
 
         That default, uniform in +-1/sqrt(fan in), keeps a network without pretrained weights finite when batch norm is
@@ -90,7 +94,7 @@ class Yolact(nn.Layer):
                 head.conf_layer.bias.set_value(initial_conf_bias(
                     head.conf_layer.bias.shape[0], cfg.num_classes, cfg.conf_mode, cfg.focal_loss_init_pi))
 
-    def forward(self, images):
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Run the network.
 
         Args:
@@ -124,7 +128,7 @@ class Yolact(nn.Layer):
             out["classes"] = self.class_existence_fc(pyramid[-1].mean(axis=[2, 3]))
         return out
 
-    def priors(self, level_sizes):
+    def priors(self, level_sizes: Iterable[Sequence[int]]) -> Tensor:
         """All levels' priors for the given [(height, width), ...] -> float32 [P, 4]; kept by input size."""
         key = tuple(tuple(size) for size in level_sizes)
         if key not in self.prior_cache:
@@ -132,7 +136,7 @@ class Yolact(nn.Layer):
                 [paddle.to_tensor(make_priors(h, w, **settings)) for (h, w), settings in zip(key, self.prior_settings)])
         return self.prior_cache[key]
 
-    def freeze_bn(self):
+    def freeze_bn(self) -> None:
         """Freeze every batch norm: statistics fixed, scale and shift untrained (as the original for small batches).
 
         Stays in force over later calls of `train()`.
@@ -144,14 +148,14 @@ class Yolact(nn.Layer):
                 layer.weight.stop_gradient = True
                 layer.bias.stop_gradient = True
 
-    def train(self):
+    def train(self) -> None:
         """Training mode; frozen batch norms stay in evaluation mode."""
         super().train()
         if self.bn_frozen:
             self.freeze_bn()
 
 
-def build_detect(cfg, use_fast_nms=True, cross_class_nms=False):
+def build_detect(cfg: Any, use_fast_nms: bool = True, cross_class_nms: bool = False) -> Detect:
     """The detection step that belongs to a network of this configuration."""
     return Detect(top_k=cfg.nms_top_k, conf_thresh=cfg.nms_conf_thresh, nms_thresh=cfg.nms_thresh,
                   max_num_detections=cfg.max_num_detections, max_size=cfg.max_size,

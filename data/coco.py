@@ -20,11 +20,19 @@ from typing import Any, Callable
 
 import cv2
 import numpy as np
-from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
-from data.coco_checks import clipped_box, find_fault, make_label_map, read_info
-from data.images import DatasetError, StoredMasks, decode_rle, read_image, to_rle
+from data.coco_checks import (
+    check_info,
+    clipped_box,
+    find_files,
+    load_info,
+    missing_pictures,
+    nothing_to_train_on,
+    usable_annotations,
+)
+from data.images import DatasetError, StoredMasks, read_image, sound_rle
+from data.label_map import make_label_map
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +46,8 @@ class Sample:
 
     image: float32 [3, H, W], normalised. boxes: float32 [N, 4], relative 0..1. labels: int64 [N], 0-based,
     crowds are -1 and last. masks: uint8 [N, H, W], 0 or 1; in evaluation of the picture's own size.
-    num_crowds: how many of the N are crowds. height, width: of the picture as stored, in pixels.
-    image is None in a `Batch`, which holds the pictures stacked.
+    num_crowds: how many of the N are crowds. image_id: an integer or string, as in the json. height, width: of the
+    picture as stored, in pixels. image is None in a `Batch`, which holds the pictures stacked.
     """
 
     image: np.ndarray | None
@@ -47,10 +55,17 @@ class Sample:
     labels: np.ndarray
     masks: np.ndarray
     num_crowds: int
-    image_id: int
+    image_id: Any
     height: int
     width: int
     file_name: str
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """`image` of a sample that is in no `Batch`."""
+        if self.image is None:
+            raise ValueError("a sample of a Batch has its picture there, in Batch.images")
+        return self.image
 
 
 @dataclass
@@ -66,27 +81,28 @@ def fitted(sample: Sample, height: int, width: int) -> Sample:
 
     For batches of pictures that keep their aspect ratio: the first one, itself a random one, sets the size.
     """
-    old_height, old_width = sample.image.shape[1:]
+    old_height, old_width = sample.pixels.shape[1:]
     scale = min(height / old_height, width / old_width)
     new_height, new_width = (min(most, max(1, round(old * scale)))
                              for most, old in ((height, old_height), (width, old_width)))
 
-    def place(planes):
+    def place(planes: np.ndarray) -> np.ndarray:
         placed = np.zeros((len(planes), height, width), planes.dtype)
         for plane, target in zip(planes, placed):
             target[:new_height, :new_width] = cv2.resize(plane, (new_width, new_height))
         return placed
 
-    boxes = sample.boxes * np.float32([new_width / width, new_height / height] * 2)
-    return replace(sample, image=place(sample.image), masks=place(sample.masks), boxes=boxes)
+    boxes = sample.boxes * np.array([new_width / width, new_height / height] * 2, np.float32)
+    return replace(sample, image=place(sample.pixels), masks=place(sample.masks), boxes=boxes)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """Stacks the pictures of samples into a `Batch`; objects stay per picture, as their number differs."""
-    size = samples[0].image.shape[1:]
-    samples = [sample if sample.image.shape[1:] == size else fitted(sample, *size) for sample in samples]
+    height, width = samples[0].pixels.shape[1:]
+    samples = [sample if sample.pixels.shape[1:] == (height, width) else fitted(sample, height, width)
+               for sample in samples]
     # The samples lose theirs: a worker would send each of them twice.
-    images = np.stack([sample.image for sample in samples])
+    images = np.stack([sample.pixels for sample in samples])
     return Batch(images, [replace(sample, image=None) for sample in samples])
 
 
@@ -121,6 +137,8 @@ class COCODetection:
         has_gt: False: annotations are not read (test-dev). The attribute is also False if the json has none.
         name: of the data set. training: skip pictures without annotations or missing on disk, replace
             unreadable ones. Evaluation takes every picture of the json: what is missing counts as missed.
+        content: what info_file holds, if data/inspection.py has read it already and told what is left out; it is
+            not told again.
     Attributes:
         coco: pycocotools' COCO of the json, unchanged. ids: image ids in its order. label_map: as above.
     Raises:
@@ -129,16 +147,18 @@ class COCODetection:
 
     def __init__(self, image_path: str, info_file: str, transform: Callable[..., Any],
                  class_names: Sequence[str], label_map: Mapping[Any, int] | None = None, has_gt: bool = True,
-                 name: str = "", training: bool = False):
+                 name: str = "", training: bool = False, content: dict[str, Any] | None = None):
         prefix = "train" if training else "valid"
         self.images_key, self.info_key = f"dataset.{prefix}_images", f"dataset.{prefix}_info"
         self.image_path, self.info_file, self.transform = image_path, info_file, transform
         self.class_names, self.name, self.training = list(class_names), name, training
         if not os.path.isdir(image_path):
             raise DatasetError(f"the picture folder {image_path} does not exist; correct {self.images_key}")
-        content = read_info(info_file, self.info_key, has_gt)
+        self._is_told = content is not None
+        content = load_info(info_file, self.info_key) if content is None else content
+        check_info(content, info_file, has_gt)
         if not has_gt:
-            content.pop("annotations", None)
+            content = {part: entries for part, entries in content.items() if part != "annotations"}
         self.has_gt = "annotations" in content
         self.label_map = make_label_map(content, label_map, self.class_names, info_file)
         self.coco = index_of(content)
@@ -149,7 +169,7 @@ class COCODetection:
         if training:
             self.ids = [image_id for image_id in self._files if image_id in self._objects]
         if not self.ids:
-            raise DatasetError(f"{info_file} has no picture with usable annotations; correct {self.info_key}")
+            raise DatasetError(f"{info_file}: {nothing_to_train_on(self.info_key).line()}")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -187,10 +207,12 @@ class COCODetection:
             with `rng` takes its place, as for a picture whose objects the transform all discards (as the
             original).
         Raises:
-            DatasetError: training found no usable picture in many draws.
+            DatasetError: training found no usable picture in many draws. ValueError: training without rng.
         """
         if not self.training:
             return self._try_sample(index, rng)
+        if rng is None:
+            raise ValueError("training draws from rng; give one")
         for _ in range(MAX_REPLACEMENTS):
             sample = self._try_sample(index, rng)
             if sample is not None and len(sample.labels):
@@ -221,7 +243,7 @@ class COCODetection:
             pixels of the picture as stored.
         """
         info = self.coco.imgs[self.ids[index]]
-        height, width = info["height"], info["width"]
+        height, width = int(info["height"]), int(info["width"])  # numbers of the file, which may be floats
         masks, boxes, labels = self._ground_truth(self.ids[index], height, width)
         return labels, np.array(masks, bool).reshape(-1, height, width), boxes
 
@@ -239,75 +261,43 @@ class COCODetection:
             labels.append(CROWD_LABEL if is_crowd else self.label_map[annotation["category_id"]] - 1)
         return StoredMasks(masks), np.array(boxes, np.float64).reshape(-1, 4), np.array(labels, np.int64)
 
-    def _read_mask(self, annotation: Mapping[str, Any], height: int, width: int
-                   ) -> np.ndarray | Mapping[str, Any] | None:
-        """The annotation's mask, for `StoredMasks`; None, after a warning, if it is empty or damaged."""
-        segmentation = annotation["segmentation"]
+    def _read_mask(self, annotation: Mapping[str, Any], height: int, width: int) -> Mapping[str, Any] | None:
+        """The annotation's mask as compressed RLE; None, after a warning, if it is empty or damaged."""
         try:
-            mask = to_rle(segmentation, height, width)
-            if isinstance(segmentation, list):
-                is_empty = not mask_utils.area(mask)
-            else:
-                # Polygons give a sound RLE, but one from a file shows its damage only when it is decoded.
-                mask = decode_rle(mask)
-                is_empty = not mask.any()
+            return sound_rle(annotation["segmentation"], height, width)
         except ValueError as error:
-            self._warn_once(f"annotation {annotation['id']} is left out: its mask is damaged ({error})")
+            self._warn_once(f"annotation {annotation['id']} is left out: {error}")
             return None
-        if is_empty:
-            self._warn_once(f"annotation {annotation['id']} is left out: its mask has no pixel")
-            return None
-        return mask
 
     def _warn_once(self, message: str) -> None:
         if message not in self._warned:
             self._warned.add(message)
             logger.warning("%s: %s", self.info_file, message)
 
-    def _collect_objects(self, annotations: Sequence[Mapping[str, Any]]
-                         ) -> dict[int, list[Mapping[str, Any]]]:
+    def _collect_objects(self, annotations: Sequence[Mapping[str, Any]]) -> dict[Any, list[Mapping[str, Any]]]:
         """{image id: its usable annotations, crowds last}; the others are counted in one warning."""
-        objects, faults = collections.defaultdict(list), collections.defaultdict(list)
-        for annotation in annotations:
-            fault = find_fault(annotation, self.coco.imgs.get(annotation["image_id"]))
-            if fault is None:
-                objects[annotation["image_id"]].append(annotation)
-            else:
-                faults[fault].append(annotation["id"])
+        usable, faults = usable_annotations(annotations, self.coco.imgs)
+        objects = collections.defaultdict(list)
+        for annotation in usable:
+            objects[annotation["image_id"]].append(annotation)
         for of_image in objects.values():
             of_image.sort(key=lambda annotation: bool(annotation.get("iscrowd")))
-        if faults:
+        if faults and not self._is_told:
             parts = ", ".join(f"{len(ids)} with {fault} (first: id {ids[0]})"
                               for fault, ids in sorted(faults.items()))
             logger.warning("%s: %d of %d annotations are left out: %s", self.info_file,
                            sum(map(len, faults.values())), len(annotations), parts)
         return dict(objects)
 
-    def _find_files(self) -> dict[int, str]:
+    def _find_files(self) -> dict[Any, str]:
         """{image id: path} in the json's order, without the pictures missing on disk, told in one warning."""
-        listing = set(os.listdir(self.image_path))
-        files, missing = {}, []
-        for image_id, info in self.coco.imgs.items():
-            names = [info["file_name"]]
-            if names[0].startswith("COCO_"):
-                # COCO 2014 names carry a prefix (COCO_val2014_...) that the folders of 2017 dropped.
-                names.append(names[0].split("_")[-1])
-            for name in names:
-                path = os.path.join(self.image_path, name)
-                if name in listing or (os.path.dirname(name) and os.path.isfile(path)):
-                    files[image_id] = path
-                    break
-            else:
-                missing.append(info["file_name"])
+        files, missing = find_files(self.coco.imgs.values(), self.image_path)
+        lines = [finding.line() for finding in missing_pictures(
+            missing, len(self.coco.imgs), self.image_path, self.images_key, self.info_key, self.training)]
         if not files:
-            raise DatasetError(f"none of the {len(missing)} pictures of {self.info_file} is in "
-                               f"{self.image_path} (first: {missing[0]}); correct {self.images_key} or "
-                               f"{self.info_key}")
-        if missing:
-            fate = "are left out" if self.training else "count as missed"
-            logger.warning("%s: %d of %d pictures are not in %s and %s (first: %s); correct %s",
-                           self.info_file, len(missing), len(self.coco.imgs), self.image_path, fate,
-                           missing[0], self.images_key)
+            raise DatasetError(f"{self.info_file}: {lines[0]}")
+        if missing and not self._is_told:
+            logger.warning("%s: %s", self.info_file, lines[0])
         return files
 
 
@@ -318,3 +308,18 @@ def index_of(content: dict[str, Any]) -> COCO:
         coco.dataset = content
         coco.createIndex()
     return coco
+
+
+def load_dataset(dataset: Any, transform: Callable[..., Any], training: bool = False,
+                 content: dict[str, Any] | None = None) -> COCODetection:
+    """The training or the validation set of a data set definition.
+
+    Args:
+        dataset: a DatasetConfig with class_names. transform, training, content: as of `COCODetection`.
+    Raises:
+        DatasetError: as `COCODetection`.
+    """
+    images, info = ((dataset.train_images, dataset.train_info) if training
+                    else (dataset.valid_images, dataset.valid_info))
+    return COCODetection(images, info, transform, dataset.class_names, dataset.label_map, training or dataset.has_gt,
+                         dataset.name, training, content)

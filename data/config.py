@@ -1,29 +1,33 @@
 """Every class list, data set, backbone and network, and the global ``cfg`` that drives train.py and eval.py.
 
-To train on your own pictures (COCO-format JSON), add ten lines like these at the end of "Networks":
+To train on your own pictures (COCO-format JSON; tools/x2coco.py makes one of other formats), add some lines like
+these at the end of "Networks":
 
     fish_dataset = dataset_base.copy({
         "name": "Fish",
         "train_images": "./data/fish/train", "train_info": "./data/fish/train.json",
         "valid_images": "./data/fish/val", "valid_info": "./data/fish/val.json",
-        "class_names": ("salmon", "pike"),  # the names in the JSON; a single class is ("fish",)
     })
     yolact_fish_config = yolact_base_config.copy({
         "name": "yolact_fish", "dataset": fish_dataset,
         "max_iter": 20000, "lr_steps": (7000, 15000, 17500, 19000),
     })
 
-and run ``python train.py --config=yolact_fish_config``. The rest follows: the number of classes from
-``class_names``, the category ids from the JSON (or ``"label_map": {category_id: label from 1, ...}``), and
-the anchor sizes from ``max_size``. For one run, keys can be changed on the command line as well:
-``-o max_size=400 dataset.valid_info=other.json``.
+and run ``python train.py --config=yolact_fish_config``. The rest follows: the classes and their ids from the
+JSON's ``categories``, the number of classes from them, and the anchor sizes from ``max_size``. Some of the
+classes, or another order: ``"class_names": ("salmon", "pike")`` (a single class is ``("fish",)``); other labels:
+``"label_map": {category_id: label from 1, ...}`` beside them. For one run, keys can be changed on the command
+line as well: ``-o max_size=400 dataset.valid_info=other.json``.
 
 A config holds plain data only (numbers, strings, lists), so that it can be printed, compared and saved in
 a checkpoint. A misspelt key or a value of the wrong type is an error that names it: see config_types.py.
 """
 
+from __future__ import annotations
+
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from data.config_types import Config, ConfigError, DatasetConfig, YolactConfig
 
@@ -76,7 +80,7 @@ dataset_base = DatasetConfig({
     "valid_images": "./data/coco/images/",
     "valid_info": "path_to_annotation_file",
     "has_gt": True,  # False: valid_info lists pictures only (COCO test-dev)
-    "class_names": COCO_CLASSES,
+    "class_names": None,  # in the network's order; None: those of the JSON, by category id
     "label_map": None,  # {category_id of the JSON: label from 1}; None: categories are matched by their names
 })
 
@@ -84,6 +88,7 @@ coco2014_dataset = dataset_base.copy({
     "name": "COCO 2014",
     "train_info": "./data/coco/annotations/instances_train2014.json",
     "valid_info": "./data/coco/annotations/instances_val2014.json",
+    "class_names": COCO_CLASSES,
     "label_map": COCO_LABEL_MAP,
 })
 
@@ -91,6 +96,7 @@ coco2017_dataset = dataset_base.copy({
     "name": "COCO 2017",
     "train_info": "./data/coco/annotations/instances_train2017.json",
     "valid_info": "./data/coco/annotations/instances_val2017.json",
+    "class_names": COCO_CLASSES,
     "label_map": COCO_LABEL_MAP,
 })
 
@@ -98,6 +104,7 @@ coco2017_testdev_dataset = dataset_base.copy({
     "name": "COCO 2017 Test-Dev",
     "valid_info": "./data/coco/annotations/image_info_test-dev2017.json",
     "has_gt": False,
+    "class_names": COCO_CLASSES,
     "label_map": COCO_LABEL_MAP,
 })
 
@@ -117,6 +124,14 @@ demo_dataset = dataset_base.copy({  # drawn by the generator of `make demo`
     "valid_images": "./data/demo/val",
     "valid_info": "./data/demo/annotations/instances_val.json",
     "class_names": DEMO_CLASSES,
+})
+
+pond_dataset = dataset_base.copy({  # the README's worked example; the class names are in the JSON
+    "name": "Pond",
+    "train_images": "./data/pond/photos",
+    "train_info": "./data/pond/pond_train.json",
+    "valid_images": "./data/pond/photos",
+    "valid_info": "./data/pond/pond_val.json",
 })
 
 # ------------------------------------------------------------------------------------------ Backbones
@@ -409,25 +424,36 @@ yolact_demo_config = yolact_base_config.copy({
     "mask_proto_net": [(64, 3, {"padding": 1}), (None, -2, {}), (32, 3, {"padding": 1}), (None, -2, {}), (16, 1, {})],
 })
 
+# The README's worked example, fine-tuned from the demo network.
+yolact_pond_config = yolact_demo_config.copy({
+    "name": "yolact_pond",
+    "dataset": pond_dataset,
+    "max_size": 128,
+    "max_iter": 400,
+    "lr": 2e-3,
+    "augment_photometric_distort": True,
+    "augment_random_sample_crop": True,
+})
+
 # ---------------------------------------------------------------------- Look-up and the global config
 
 # Filled in place at start-up by the three functions at the end; nobody writes to it afterwards.
 cfg = yolact_base_config.copy()
 
 
-def available_configs():
+def available_configs() -> dict[str, YolactConfig]:
     """dict of name -> copy, for every network config of this file."""
     return {name: value.copy() for name, value in globals().items()
             if isinstance(value, YolactConfig) and value is not cfg}
 
 
-def available_datasets():
+def available_datasets() -> dict[str, DatasetConfig]:
     """dict of name -> copy, for every data set of this file but the template ``dataset_base``."""
     return {name: value.copy() for name, value in globals().items()
             if isinstance(value, DatasetConfig) and value is not dataset_base}
 
 
-def get_config(name):
+def get_config(name: str) -> YolactConfig:
     """A copy of a network config, by its name in this file: "yolact_base_config", or "yolact_base" for short.
 
     Raises:
@@ -436,7 +462,7 @@ def get_config(name):
     return _look_up(name, available_configs(), "config")
 
 
-def get_dataset(name):
+def get_dataset(name: str) -> DatasetConfig:
     """A copy of a data set, by its name in this file: "coco2017_dataset", or "coco2017" for short.
 
     Raises:
@@ -445,7 +471,7 @@ def get_dataset(name):
     return _look_up(name, available_datasets(), "dataset")
 
 
-def _look_up(name, known, kind):
+def _look_up(name: str, known: Mapping[str, Any], kind: str) -> Any:
     for candidate in (name, f"{name}_{kind}"):
         if candidate in known:
             return known[candidate]
@@ -454,7 +480,7 @@ def _look_up(name, known, kind):
     raise ConfigError(f"unknown {kind} {name!r}; did you mean {closest!r}? data/config.py has {everything}")
 
 
-def make_config(name_or_values):
+def make_config(name_or_values: str | Mapping[str, Any]) -> YolactConfig:
     """A config by its name, or from the dict of one that was saved in a checkpoint.
 
     Raises:
@@ -468,17 +494,17 @@ def make_config(name_or_values):
     return new
 
 
-def set_cfg(name_or_values):
+def set_cfg(name_or_values: str | Mapping[str, Any]) -> None:
     """Fill the global ``cfg`` as ``make_config``."""
     cfg.update_in_place(make_config(name_or_values))
 
 
-def set_dataset(name):
+def set_dataset(name: str) -> None:
     """Give the global ``cfg`` another data set, by its name."""
     cfg.dataset = get_dataset(name)
 
 
-def apply_overrides(assignments):
+def apply_overrides(assignments: Iterable[str]) -> None:
     """Change the global ``cfg`` by the command line's texts "key=value": by all, or by none if one is wrong.
 
     Nested keys are written with dots (dataset.valid_info=val.json). Values are Python literals (0.5, True,

@@ -3,33 +3,21 @@
 Imports the standard library only, so that any tool can read a config without a deep-learning framework.
 """
 
+from __future__ import annotations
+
 import ast
 import copy
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from data.config_checks import ConfigError, check_value, short
+from data.feature_maps import side_after_net, sides_of_levels
 
 # Keys that may become None where they hold something else (a None may be replaced by anything).
-_MAY_BE_NONE = ("name", "path", "label_map")
-_ACTIVATIONS = ("relu", "sigmoid", "tanh", "softmax", "none")
-_CHOICES = {
-    "optimizer": ("sgd", "adamw"),
-    "lr_schedule": ("step", "cosine"),
-    "mask_type": ("lincomb", "direct"),
-    "type": ("ResNetBackbone", "ResNetBackboneGN", "DarkNetBackbone", "VGGBackbone"),  # backbone.BACKBONES
-    "mask_proto_prototype_activation": _ACTIVATIONS,
-    "mask_proto_coeff_activation": _ACTIVATIONS,
-}
-_AT_LEAST_ONE = ("max_size", "nms_top_k", "max_num_detections")
-# What delayed_settings may change during a training: numbers that only the loss reads.
-DELAYED_KEYS = (
-    "bbox_alpha", "conf_alpha", "mask_alpha", "semantic_segmentation_alpha", "maskiou_alpha", "mask_scoring_alpha",
-    "class_existence_alpha", "mask_proto_coeff_diversity_alpha", "masks_to_train", "discard_mask_area",
-    "positive_iou_threshold", "negative_iou_threshold", "crowd_iou_threshold", "ohem_negpos_ratio",
-    "focal_loss_alpha", "focal_loss_gamma")
-
-
-class ConfigError(ValueError):
-    """A config, data set, key or value that does not fit; the message names it and the fix."""
+_MAY_BE_NONE = ("name", "path", "class_names", "label_map")
+Self = TypeVar("Self", bound="Config")
 
 
 class Config(Mapping):
@@ -44,32 +32,35 @@ class Config(Mapping):
         ConfigError: for a value that is not plain data, or that is known to be a mistake.
     """
 
-    derived = {}  # property -> what it follows from. An override may repeat its value but not change it.
+    # Property -> what it follows from. An override may repeat its value but not change it.
+    derived: dict[str, str] = {}
 
-    def __init__(self, values):
+    def __init__(self, values: Mapping[str, Any]) -> None:
         for key, value in values.items():
             vars(self)[key] = _plain(key, value, nest=True)
-            _check_value(key, vars(self)[key])
+            check_value(key, vars(self)[key])
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: str) -> Any:
         return vars(self)[key]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(vars(self))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(vars(self))
 
-    def __getattr__(self, key):  # only reached when there is no such key
+    def __getattr__(self, key: str) -> Any:  # only reached when there is no such key
+        if key.startswith("__"):
+            raise AttributeError(key)  # what copying asks every object for; the search below takes milliseconds
         raise AttributeError(self._unknown(key))
 
-    def __setattr__(self, key, value):
+    def __setattr__(self, key: str, value: Any) -> None:
         self._merge({key: value}, "")
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return "\n".join(_lines(self, ""))
 
-    def copy(self, overrides=None):
+    def copy(self: Self, overrides: Mapping[str, Any] | None = None) -> Self:
         """A deep copy with some values replaced.
 
         Args:
@@ -82,17 +73,17 @@ class Config(Mapping):
         new._merge(overrides or {}, "")
         return new
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The same values as nested dicts, lists, numbers and strings, independent of this Config."""
         return {k: v.to_dict() if isinstance(v, Config) else copy.deepcopy(v) for k, v in self.items()}
 
-    def update_in_place(self, other):
+    def update_in_place(self, other: Config) -> None:
         """Take over the keys and values of ``other``; whoever holds this object sees them."""
         values = copy.deepcopy(vars(other))
         vars(self).clear()
         vars(self).update(values)
 
-    def parse_overrides(self, assignments):
+    def parse_overrides(self, assignments: Iterable[str]) -> dict[str, Any]:
         """Read texts such as "max_size=400" or "dataset.valid_info=val.json" into a dict for ``copy``.
 
         Values are Python literals (0.5, True, [1, 2]); where a string is expected the quotes may be left out.
@@ -100,7 +91,7 @@ class Config(Mapping):
         Raises:
             ConfigError: for an unknown key (names the closest one) or a value that cannot be read.
         """
-        overrides = {}
+        overrides: dict[str, Any] = {}
         for assignment in assignments:
             path, equals, text = assignment.partition("=")
             path = path.strip()
@@ -153,6 +144,8 @@ class DatasetConfig(Config):
         super()._merge(overrides, prefix)
         if self.class_names != old_names and "label_map" not in overrides:
             vars(self)["label_map"] = None  # it numbered the classes that were there before
+        if self.class_names is None:
+            return  # they, and what their labels may be, are only known when the JSON is read
         labels = (self.label_map or {}).values()
         wrong = [label for label in labels if not 1 <= label <= len(self.class_names)]
         if wrong:
@@ -169,19 +162,26 @@ class YolactConfig(Config):
     }
 
     @property
-    def num_classes(self):
-        """int: number of classes with the background, C."""
+    def num_classes(self) -> int:
+        """int: number of classes with the background, C.
+
+        Raises:
+            ConfigError: the class names are those of a JSON that has not been read.
+        """
+        if self.dataset.class_names is None:
+            raise ConfigError("dataset.class_names is None, so the number of classes is known only when the JSON is "
+                              "read; train.py does that, for eval.py give the names or a checkpoint that has them")
         return len(self.dataset.class_names) + 1
 
     @property
-    def mask_dim(self):
+    def mask_dim(self) -> int:
         """int: number of prototypes, and of mask coefficients per object, K; of pixels for direct masks."""
         if self.mask_type == "direct":
             return self.mask_size ** 2
         return self.mask_proto_net[-1][0] + self.mask_proto_bias
 
     @property
-    def conf_mode(self):
+    def conf_mode(self) -> str:
         """str: the class loss, and how scores follow from its logits: what the three focal flags select."""
         if not self.use_focal_loss:
             return "ohem"
@@ -222,54 +222,11 @@ class YolactConfig(Config):
     def _masks_outlast_maskiou_net(self):
         """Whether a mask, which is as large as the prototypes, is at least a pixel after all of maskiou_net."""
         try:
-            side = _sides_of_levels(self.max_size, self.backbone, self.fpn)[self.mask_proto_src]
-            side = _side_after_net(side, self.mask_proto_net)
-            return _side_after_net(side, self.maskiou_net) >= 1
+            side = sides_of_levels(self.max_size, self.backbone, self.fpn)[self.mask_proto_src]
+            side = side_after_net(side, self.mask_proto_net)
+            return side_after_net(side, self.maskiou_net) >= 1
         except (ArithmeticError, IndexError, TypeError, ValueError):
             return True  # other notations that Paddle knows, such as padding="SAME"; it tells what is wrong with them
-
-
-def _sides_of_levels(side, backbone, fpn):
-    """The side of every pyramid level, in cells, of a square picture whose side is given in pixels."""
-    stages = []
-    if backbone.type == "VGGBackbone":
-        blocks, added_stages = backbone.args[0], (backbone.args[1:] or [[]])[0]
-        for block in blocks:
-            for layer in block:
-                kind, options = layer if isinstance(layer, list) else (layer, None)
-                usual = {"kernel_size": 2, "stride": 2} if kind == "M" else {"kernel_size": 3, "padding": 1}
-                side = _side_after(side, **(options or usual))
-            stages.append(side)
-        for _, stride in added_stages:
-            side = _side_after(side, 3, stride, padding=int(stride > 1))
-            stages.append(side)
-    else:
-        side = -(-side // (2 if backbone.type == "DarkNetBackbone" else 4))
-        for _ in backbone.args[0]:
-            stages.append(side)
-            side = -(-side // 2)
-    levels = [stages[stage] if fpn.pad else stages[stage] - 2 for stage in backbone.selected_layers]
-    for _ in range(fpn.num_downsample):
-        levels.append(-(-levels[-1] // 2))
-    return levels
-
-
-def _side_after_net(side, layers):
-    """The side of what a network in the list notation makes of a square map; 0 or less: nothing is left."""
-    for channels, kernel_size, options in layers:
-        side = -kernel_size * side if channels is None else _side_after(side, kernel_size, **options)
-        if side < 1:
-            return side
-    return side
-
-
-def _side_after(side, kernel_size, stride=1, padding=0, dilation=1, ceil_mode=False, **_):
-    """The side of what a convolution or pooling makes of a square map.
-
-    Paddle rounds towards 0: a kernel of 3 with stride 2 makes one cell even of two. PyTorch would refuse that.
-    """
-    room = side + 2 * padding - dilation * (kernel_size - 1) - 1
-    return (-(-room // stride) if ceil_mode or room < 0 else room // stride) + 1
 
 
 def _plain(path, value, nest=False):
@@ -277,15 +234,22 @@ def _plain(path, value, nest=False):
     if isinstance(value, Config):
         return copy.deepcopy(value) if nest else value.to_dict()
     if isinstance(value, Mapping):
-        if nest and value and all(isinstance(k, str) and not k.isdigit() for k in value):
+        if nest and value and all(isinstance(k, str) and isinstance(_plain_key(k), str) for k in value):
             return Config(value)
         # JSON knows only strings as keys: a label_map read back from a file has its numbers restored here.
-        return {int(k) if f"{k}".isdigit() else k: _plain(path, v) for k, v in value.items()}
+        return {_plain_key(k): _plain(path, v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(path, v) for v in value]
+    if isinstance(value, int) and abs(value) >= 2 ** 63:
+        raise ConfigError(f"{path} holds an integer of more than 63 bits; write a smaller one")
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise ConfigError(f"{path} holds a {type(value).__name__}; write numbers, strings, lists or dicts only")
+
+
+def _plain_key(key):
+    """A key of a dict: the number that a text of up to 18 digits stands for, else as it is."""
+    return int(key) if isinstance(key, str) and re.fullmatch("[0-9]{1,18}", key) else key
 
 
 def _fit(path, current, value):
@@ -293,7 +257,7 @@ def _fit(path, current, value):
     if isinstance(current, Config):
         return _fit_group(path, current, value)
     value = _plain(path, value)
-    _check_value(path, value)  # first, as its messages say more
+    check_value(path, value)  # first, as its messages say more
     expected = type(current)
     if current is not None and not (value is None and path.rpartition(".")[2] in _MAY_BE_NONE):
         if expected is float and type(value) is int:
@@ -301,8 +265,8 @@ def _fit(path, current, value):
         elif expected is int and type(value) is float and value.is_integer():
             value = int(value)  # max_iter=8e5
         if type(value) is not expected:
-            raise ConfigError(f"{path}={_short(value)} is of type {type(value).__name__}; write "
-                              f"{expected.__name__}, such as {_short(current)}")
+            raise ConfigError(f"{path}={short(value)} is of type {type(value).__name__}; write "
+                              f"{expected.__name__}, such as {short(current)}")
     return value
 
 
@@ -318,37 +282,6 @@ def _fit_group(path, current, value):
     return new
 
 
-def _check_value(path, value):
-    """Raise a ConfigError for the mistakes that a type does not show."""
-    key = path.rpartition(".")[2]
-    if key in _CHOICES and value not in _CHOICES[key]:
-        raise ConfigError(f"{path}={value!r} is not known; write one of {', '.join(_CHOICES[key])}")
-    if key in _AT_LEAST_ONE and type(value) in (int, float) and value < 1:
-        raise ConfigError(f"{path}={value!r} has to be at least 1")
-    if key == "class_names":
-        if isinstance(value, str):
-            raise ConfigError(f"{path}: ({value!r}) is a string; write ({value!r},), with a comma")
-        if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
-            raise ConfigError(f"{path}={value!r} has to be a list of names, such as ('fish', 'crab')")
-        twice = [name for name in value if value.count(name) > 1]
-        if twice:
-            raise ConfigError(f"{path} has {twice[0]!r} twice; write each class once")
-    if key == "args" and not (isinstance(value, list) and value and isinstance(value[0], list)):
-        raise ConfigError(f"{path}={_short(value)} has to be a list of arguments, the first one a list itself, such as "
-                          "([3, 4, 6, 3],)")
-    if key == "delayed_settings":
-        for change in value if isinstance(value, list) else [None]:
-            if not (isinstance(change, list) and len(change) == 2 and type(change[0]) is int
-                    and isinstance(change[1], dict) and set(change[1]) <= set(DELAYED_KEYS)):
-                raise ConfigError(f"{path}: {_short(change)} has to be [iteration, {{key: value}}] with keys among "
-                                  f"{', '.join(DELAYED_KEYS)}")
-    if key == "label_map" and value is not None:
-        numbers = [n for pair in value.items() for n in pair] if isinstance(value, dict) else [None]
-        if not all(type(number) is int for number in numbers):
-            raise ConfigError(f"{path}={_short(value)} has to be {{category_id: label from 1}}, such as "
-                              "{1: 1, 7: 2}, or None to find the categories by their names")
-
-
 def _read_literal(path, current, text):
     """The value that the text of an override stands for, given the present value of the key."""
     try:
@@ -356,13 +289,9 @@ def _read_literal(path, current, text):
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         if current is None or isinstance(current, str):
             return text
-        raise ConfigError(f"{path}={text} is not a Python literal; write it like {_short(current)}") from None
+        raise ConfigError(f"{path}={text} is not a Python literal; write it like {short(current)}") from None
     # A file may be called 2017: where a string is expected, the text itself is the value.
     return text if isinstance(current, str) and value is not None and not isinstance(value, str) else value
-
-
-def _short(value):
-    return f"{value!r}" if len(f"{value!r}") <= 70 else f"{f'{value!r}':.66} ..."
 
 
 def _lines(config, indent):

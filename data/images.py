@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,14 @@ from pycocotools import mask as mask_utils
 
 PNG_START, JPEG_START, JPEG_END, JPEG_SCAN = b"\x89PNG", b"\xff\xd8", b"\xff\xd9", 0xDA
 
+FARTHEST = 10  # picture sizes from its origin, for the corners of a polygon
+
 
 class DatasetError(ValueError):
-    """Something about a data set that its user has to correct; the message is one sentence with the fix."""
+    """Something about a data set that its user has to correct; the message is one line with the fix."""
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().splitlines())  # names in a file may hold line ends
 
 
 def is_complete(data: bytes) -> bool:
@@ -47,9 +53,9 @@ def read_image(path: str, apply_orientation: bool = False) -> np.ndarray:
     try:
         with open(path, "rb") as file:
             data = file.read()
-    except OSError as error:
-        raise DatasetError(
-            f"{path} cannot be read ({error.strerror}); correct the path or its permissions") from error
+    except (OSError, ValueError) as error:  # the second: no name that a file can have
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DatasetError(f"{path} cannot be read ({reason}); correct the path or its permissions") from error
     flags = cv2.IMREAD_COLOR if apply_orientation else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if is_complete(data) else None
@@ -63,9 +69,17 @@ def read_image(path: str, apply_orientation: bool = False) -> np.ndarray:
 def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
     """A compressed COCO RLE to a mask, uint8 [H, W], 0 or 1: `pycocotools.mask.decode`, several times faster.
 
-    The counts are runs of 0 and 1 in turn, column by column. Each is written in base 32, low digit first,
-    from character 48; bit 5 says that digits follow, bit 4 of the last is the sign, and from the fourth on a
-    count is stored as the difference from the one two before.
+    Raises:
+        ValueError: the counts do not describe a mask of that size.
+    """
+    return _fill_columns(runs_of(rle), *rle["size"])
+
+
+def runs_of(rle: Mapping[str, Any]) -> np.ndarray:
+    """The lengths, int64, of a compressed COCO RLE's runs of 0 and 1 in turn, column by column.
+
+    Each is written in base 32, low digit first, from character 48; bit 5 says that digits follow, bit 4 of the last
+    is the sign, and from the fourth on a count is stored as the difference from the one two before.
 
     Raises:
         ValueError: the counts do not describe a mask of that size.
@@ -83,9 +97,10 @@ def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
     runs -= np.where(digits[last] & 0x10, np.int64(1) << (place[last] + 5), 0)
     runs[1::2] = np.cumsum(runs[1::2])
     runs[2::2] = np.cumsum(runs[2::2])
-    if runs.min() < 0 or runs.sum() != height * width:
+    # One run at a time, as the sum of longer ones may overflow to what it should be.
+    if runs.min() < 0 or runs.max() > height * width or runs.sum() != height * width:
         raise ValueError("the run-length counts do not add up to its size")
-    return _fill_columns(runs, height, width)
+    return runs
 
 
 def _fill_columns(runs: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -108,39 +123,70 @@ def _fill_columns(runs: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """A COCO segmentation (polygons, RLE with a list of counts, or compressed RLE) as one compressed RLE."""
+    """A COCO segmentation (polygons, RLE with a list of counts, or compressed RLE) as one compressed RLE.
+
+    Raises:
+        ValueError: a polygon reaches far outside of the picture. pycocotools walks along every edge, which for one
+            of 1e9 pixels takes all memory.
+    """
     if isinstance(segmentation, list):
         polygons = [polygon for polygon in segmentation if is_usable_polygon(polygon)]
+        if any(max(max(polygon), -min(polygon)) > FARTHEST * max(height, width) for polygon in polygons):
+            raise ValueError(f"a polygon reaches further than {FARTHEST} picture sizes")
         return mask_utils.merge(mask_utils.frPyObjects(polygons, height, width))
     if isinstance(segmentation["counts"], list):
-        return mask_utils.frPyObjects(segmentation, height, width)
-    return segmentation
+        return mask_utils.frPyObjects({**segmentation, "size": [height, width]}, height, width)
+    return {**segmentation, "size": [height, width]}  # in the file it may be of floats
+
+
+def sound_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """`to_rle` of a mask that has pixels and can be decoded.
+
+    Raises:
+        ValueError: the counts are damaged, or no pixel is set; the message is a clause about the mask.
+    """
+    rle = to_rle(segmentation, height, width)
+    if isinstance(segmentation, list):
+        is_empty = not mask_utils.area(rle)
+    else:
+        # Polygons give a sound RLE, but one from a file shows its damage only when its runs are read.
+        try:
+            is_empty = not runs_of(rle)[1::2].any()
+        except ValueError as error:
+            raise ValueError(f"its mask is damaged ({error})") from error
+    if is_empty:
+        raise ValueError("its mask has no pixel")
+    return rle
 
 
 class StoredMasks(Sequence):
     """Masks of one picture, each uint8 [H, W] of 0 and 1, decoded when asked for: most training crops lose some.
 
     Args:
-        stored: N masks, each an ndarray already or a compressed RLE.
+        stored: N compressed RLE.
     """
 
-    def __init__(self, stored: Sequence[np.ndarray | Mapping[str, Any]]):
+    def __init__(self, stored: Sequence[Mapping[str, Any]]):
         self._stored = stored
 
     def __len__(self) -> int:
         return len(self._stored)
 
-    def __getitem__(self, index: int) -> np.ndarray:
-        mask = self._stored[index]
-        return mask if isinstance(mask, np.ndarray) else decode_rle(mask)
+    def __getitem__(self, index: Any) -> Any:
+        return decode_rle(self._stored[index])
 
 
 def is_usable_polygon(points: Any) -> bool:
-    """Whether this is a list x, y, x, y, ... of three points or more with some extent.
+    """Whether this is a list x, y, x, y, ... of three points or more, all finite numbers, with some extent.
 
     pycocotools would take four numbers for a box.
     """
     if not isinstance(points, list) or len(points) < 6 or len(points) % 2:
+        return False
+    try:
+        if not math.isfinite(sum(points)):
+            return False
+    except (TypeError, OverflowError):  # text, a list, null; a number of hundreds of digits
         return False
     # `any` stops at the first difference, mostly the second point: a large file has millions of them.
     return any(x != points[0] for x in points[2::2]) and any(y != points[1] for y in points[3::2])

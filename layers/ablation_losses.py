@@ -2,36 +2,39 @@
 
 Focal loss (Lin et al. 2017) in three kinds, class existence, coefficient diversity, and the direct masks of fc-mask.
 """
+from __future__ import annotations
+
 import paddle
 import paddle.nn.functional as F
+from paddle import Tensor
 
 from layers.box_utils import sanitize_coordinates
 
 
-def _focal(log_probability, alpha, gamma):
+def _focal(log_probability: Tensor, alpha: Tensor, gamma: float) -> Tensor:
     """-alpha (1 - p)^gamma log p, from log p; alpha of the same shape."""
     # At p = 1 the power's derivative would be infinite for gamma < 1.
     return -alpha * (-paddle.expm1(log_probability)).clip(min=1e-12) ** gamma * log_probability
 
 
-def _log_softmax(logits):
+def _log_softmax(logits: Tensor) -> Tensor:
     """Paddle's own is cut off at -64 on the CPU."""
     return logits - paddle.logsumexp(logits, axis=-1, keepdim=True)
 
 
-def _flat(conf, conf_target):
+def _flat(conf: Tensor, conf_target: Tensor) -> tuple[Tensor, Tensor]:
     """Logits and labels of all priors that are not neutral. [B, P, C], [B, P] -> [n, C], [n]."""
     kept = paddle.nonzero(conf_target.flatten() >= 0).flatten()
     return conf.reshape([-1, conf.shape[-1]]).index_select(kept), conf_target.flatten().index_select(kept)
 
 
-def _foreground_alpha(labels, alpha):
+def _foreground_alpha(labels: Tensor, alpha: float) -> Tensor:
     """The focal loss's alpha for objects, 1 - alpha for background. int64 [n] -> float32 [n]."""
     foreground = (labels > 0).astype("float32")
     return alpha * foreground + (1 - alpha) * (1 - foreground)
 
 
-def focal_conf_loss(conf, conf_target, alpha, gamma):
+def focal_conf_loss(conf: Tensor, conf_target: Tensor, alpha: float, gamma: float) -> Tensor:
     """C by focal loss on a softmax over background and classes.
 
     Args:
@@ -44,7 +47,7 @@ def focal_conf_loss(conf, conf_target, alpha, gamma):
     return _focal(log_probability, _foreground_alpha(labels, alpha), gamma).sum()
 
 
-def sigmoid_focal_conf_loss(conf, conf_target, alpha, gamma):
+def sigmoid_focal_conf_loss(conf: Tensor, conf_target: Tensor, alpha: float, gamma: float) -> Tensor:
     """C by focal loss on a sigmoid of each class, as RetinaNet; the background's logit is not used.
 
     Arguments and result as `focal_conf_loss`.
@@ -55,7 +58,7 @@ def sigmoid_focal_conf_loss(conf, conf_target, alpha, gamma):
     return _focal(log_probability, alpha * target + (1 - alpha) * (1 - target), gamma).sum()
 
 
-def objectness_focal_conf_loss(conf, conf_target, alpha, gamma):
+def objectness_focal_conf_loss(conf: Tensor, conf_target: Tensor, alpha: float, gamma: float) -> Tensor:
     """C by focal loss on the objectness, the first logit, and cross entropy over the classes for positives.
 
     Arguments and result as `focal_conf_loss`.
@@ -70,7 +73,7 @@ def objectness_focal_conf_loss(conf, conf_target, alpha, gamma):
     return objectness - classes.take_along_axis(labels.index_select(positive).unsqueeze(1) - 1, axis=1).sum()
 
 
-def class_existence_loss(classes, labels):
+def class_existence_loss(classes: Tensor, labels: list[Tensor]) -> Tensor:
     """E: binary cross entropy of which classes are in each picture, the picture's crowds left out.
 
     Args:
@@ -83,7 +86,7 @@ def class_existence_loss(classes, labels):
     return F.binary_cross_entropy_with_logits(classes, target, reduction="sum")
 
 
-def coeff_diversity_loss(coeffs, gt_index):
+def coeff_diversity_loss(coeffs: Tensor, gt_index: Tensor) -> Tensor:
     """D of one picture: coefficients of priors with the same object should agree, of different objects differ.
 
     The cosine similarity of every pair, scaled to 0..1, is the loss of two objects, 1 minus it that of one.
@@ -99,7 +102,7 @@ def coeff_diversity_loss(coeffs, gt_index):
     return (same * (1 - similarity) + (1 - same) * similarity).sum() / coeffs.shape[0]
 
 
-def direct_mask_loss(masks, boxes, gt_masks, gt_index):
+def direct_mask_loss(masks: Tensor, boxes: Tensor, gt_masks: Tensor, gt_index: Tensor) -> Tensor:
     """M of one picture for masks predicted pixel by pixel (fc-mask, YOLACT Table 2c): binary cross entropy.
 
     Args:
@@ -114,7 +117,7 @@ def direct_mask_loss(masks, boxes, gt_masks, gt_index):
     return F.binary_cross_entropy(masks, target.astype(masks.dtype).flatten(1), reduction="sum")
 
 
-def pooled_crops(masks, index, boxes, side):
+def pooled_crops(masks: Tensor, index: Tensor, boxes: Tensor, side: int) -> Tensor:
     """The boxes' parts of masks, averaged to side x side cells (as PyTorch's adaptive average pooling).
 
     Sums over a rectangle are differences of the integral image, so that no box needs a loop of its own.
@@ -131,7 +134,7 @@ def pooled_crops(masks, index, boxes, side):
     left, right = _cells(x1, x2, side)
     top, bottom = _cells(y1, y2, side)
 
-    def corner(rows, columns):
+    def corner(rows: Tensor, columns: Tensor) -> Tensor:
         flat = (index.reshape([-1, 1, 1]) * (height + 1) + rows.unsqueeze(2)) * (width + 1) + columns.unsqueeze(1)
         return integral.flatten().index_select(flat.flatten()).reshape(flat.shape)
 
@@ -140,9 +143,10 @@ def pooled_crops(masks, index, boxes, side):
     return sums.astype("float32") / areas.clip(min=1).astype("float32")
 
 
-def _cells(low, high, side):
+def _cells(low: Tensor, high: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """First and behind-last pixel of each of `side` cells of the intervals [low, high) -> two int64 [n, side]."""
     low, high = low.astype("int64").unsqueeze(1), high.astype("int64").unsqueeze(1)
     step = paddle.arange(side, dtype="int64")
     length = high - low
+    # Down and up, so that neighbours share a pixel rather than leave one out.
     return low + step * length // side, low + -(-(step + 1) * length // side)

@@ -3,30 +3,33 @@
 `boxes_xyxy` are (x1, y1, x2, y2), `boxes_cxcywh` are (centre x, centre y, width, height); both relative 0..1
 unless said otherwise. Shapes: N and M boxes, P priors, D detections, H W a mask's size.
 """
+from __future__ import annotations
+
 import paddle
+from paddle import Tensor
 
 # SSD's variances (Liu et al. 2016), which YOLACT inherits: offsets are divided by them to have about unit scale.
 VARIANCES = (0.1, 0.2)
 
 
-def point_form(boxes_cxcywh):
+def point_form(boxes_cxcywh: Tensor) -> Tensor:
     """Centre form to corner form. [N, 4] -> [N, 4], same dtype."""
     centre, half = boxes_cxcywh[:, :2], boxes_cxcywh[:, 2:] / 2
     return paddle.concat([centre - half, centre + half], axis=1)
 
 
-def center_size(boxes_xyxy):
+def center_size(boxes_xyxy: Tensor) -> Tensor:
     """Corner form to centre form. [N, 4] -> [N, 4], same dtype."""
     low, high = boxes_xyxy[:, :2], boxes_xyxy[:, 2:]
     return paddle.concat([(high + low) / 2, high - low], axis=1)
 
 
-def box_area(boxes_xyxy):
+def box_area(boxes_xyxy: Tensor) -> Tensor:
     """Area of corner-form boxes. [..., 4] -> [...]."""
     return (boxes_xyxy[..., 2] - boxes_xyxy[..., 0]) * (boxes_xyxy[..., 3] - boxes_xyxy[..., 1])
 
 
-def intersect(boxes_a, boxes_b):
+def intersect(boxes_a: Tensor, boxes_b: Tensor) -> Tensor:
     """Intersection areas of every pair. [..., N, 4] and [..., M, 4] -> [..., N, M]."""
     a, b = boxes_a.unsqueeze(-2), boxes_b.unsqueeze(-3)
     width = paddle.minimum(a[..., 2], b[..., 2]) - paddle.maximum(a[..., 0], b[..., 0])
@@ -34,7 +37,7 @@ def intersect(boxes_a, boxes_b):
     return width.clip(min=0) * height.clip(min=0)
 
 
-def jaccard(boxes_a, boxes_b, iscrowd=False):
+def jaccard(boxes_a: Tensor, boxes_b: Tensor, iscrowd: bool = False) -> Tensor:
     """IoU of every pair of corner-form boxes.
 
     Args:
@@ -50,7 +53,7 @@ def jaccard(boxes_a, boxes_b, iscrowd=False):
     return inter / (area_a + box_area(boxes_b).unsqueeze(-2) - inter)
 
 
-def encode(boxes_xyxy, priors):
+def encode(boxes_xyxy: Tensor, priors: Tensor) -> Tensor:
     """Offsets that turn priors into boxes (SSD's encoding).
 
     Args:
@@ -64,7 +67,7 @@ def encode(boxes_xyxy, priors):
     return paddle.concat([centre, size], axis=1)
 
 
-def decode(loc, priors):
+def decode(loc: Tensor, priors: Tensor) -> Tensor:
     """Inverse of `encode`. loc [..., P, 4], priors [P, 4] in centre form -> corner-form boxes [..., P, 4]."""
     centre = priors[:, :2] + loc[..., :2] * VARIANCES[0] * priors[:, 2:]
     size = priors[:, 2:] * paddle.exp(loc[..., 2:] * VARIANCES[1])
@@ -72,7 +75,7 @@ def decode(loc, priors):
     return paddle.concat([low, size + low], axis=-1)
 
 
-def sanitize_coordinates(x1, x2, size, padding=0):
+def sanitize_coordinates(x1: Tensor, x2: Tensor, size: int, padding: int = 0) -> tuple[Tensor, Tensor]:
     """Scale one axis of relative coordinates to pixels, order them and clamp the interval to the picture.
 
     As the original, the lower end is only clamped from below and the upper only from above, so a box that lies outside
@@ -89,7 +92,7 @@ def sanitize_coordinates(x1, x2, size, padding=0):
     return low, high
 
 
-def crop_bounds(boxes_xyxy, height, width, padding=1):
+def crop_bounds(boxes_xyxy: Tensor, height: int, width: int, padding: int = 1) -> Tensor:
     """What `crop` leaves of a mask: columns x1 <= x < x2 and rows y1 <= y < y2.
 
     Args:
@@ -102,7 +105,7 @@ def crop_bounds(boxes_xyxy, height, width, padding=1):
     return paddle.stack([x1, y1, x2, y2], axis=1).ceil().astype("int64")
 
 
-def crop(masks, boxes_xyxy, padding=1):
+def crop(masks: Tensor, boxes_xyxy: Tensor, padding: int = 1) -> Tensor:
     """Zero everything outside the boxes (Sec. 3.3, "Cropping Masks").
 
     Args:

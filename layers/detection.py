@@ -1,15 +1,18 @@
 """From network outputs to detections: score threshold, then fast (Sec. 5), cross-class or traditional NMS."""
+from __future__ import annotations
+
 import math
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
+from paddle import Tensor
 from paddle.vision.ops import nms
 
 from layers.box_utils import decode, jaccard
 
 
-def objectness_scores(conf):
+def objectness_scores(conf: Tensor) -> Tensor:
     """Scores from an objectness, the first logit, that multiplies a softmax over the classes. [..., C] -> [..., C]."""
     objectness = F.sigmoid(conf[..., :1])
     return paddle.concat([1 - objectness, objectness * F.softmax(conf[..., 1:], axis=-1)], axis=-1)
@@ -19,11 +22,11 @@ def objectness_scores(conf):
 CLASS_SCORES = {"ohem": F.softmax, "focal": F.softmax, "sigmoid": F.sigmoid, "objectness": objectness_scores}
 
 
-def highest(scores, count):
+def highest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` highest of scores [C - 1, n] -> (scores, positions in the flattened scores), by falling score."""
     flat = scores.flatten()
     best_of_box = scores.max(axis=0)
-    if count < best_of_box.shape[0]:  # so many boxes have a score that high, so that the highest are among these
+    if count < best_of_box.shape[0]:  # `count` boxes reach `least`, so none of the highest scores is lower
         least = paddle.topk(best_of_box, count)[0][-1]
         few = paddle.nonzero(flat >= least).flatten()
         best, order = paddle.topk(flat.index_select(few), count)
@@ -31,7 +34,7 @@ def highest(scores, count):
     return paddle.topk(flat, count)
 
 
-def pairs_of_class(classes):
+def pairs_of_class(classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Every pair of equal classes.
 
     Args:
@@ -46,8 +49,8 @@ def pairs_of_class(classes):
     latter = paddle.repeat_interleave(numbers, rank)
     if latter.shape[0] == 0:
         return latter, latter, rank
-    back = paddle.arange(latter.shape[0]) - (paddle.cumsum(rank) - rank).index_select(latter)
-    former = latter - 1 - back
+    distance = paddle.arange(latter.shape[0]) - (paddle.cumsum(rank) - rank).index_select(latter)
+    former = latter - 1 - distance
     return order.index_select(former), order.index_select(latter), paddle.scatter(rank, order, rank)
 
 
@@ -64,8 +67,8 @@ class Detect:
         conf_mode: how class scores follow from the logits, a key of CLASS_SCORES.
     """
 
-    def __init__(self, top_k, conf_thresh, nms_thresh, max_num_detections, max_size,
-                 use_fast_nms=True, cross_class_nms=False, conf_mode="ohem"):
+    def __init__(self, top_k: int, conf_thresh: float, nms_thresh: float, max_num_detections: int, max_size: int,
+                 use_fast_nms: bool = True, cross_class_nms: bool = False, conf_mode: str = "ohem") -> None:
         self.top_k = top_k
         self.conf_thresh = conf_thresh
         self.nms_thresh = nms_thresh
@@ -76,7 +79,7 @@ class Detect:
         self.class_scores = CLASS_SCORES[conf_mode]
 
     @paddle.no_grad()
-    def __call__(self, out):
+    def __call__(self, out: dict[str, Tensor]) -> list[dict[str, Tensor]]:
         """Detect in a batch.
 
         Args:
@@ -101,7 +104,7 @@ class Detect:
             detections.append(found)
         return detections
 
-    def near_threshold(self, logits):
+    def near_threshold(self, logits: Tensor) -> Tensor:
         """Priors whose score may be above conf_thresh, most of them not being so: nothing is computed for the others.
 
         Of a softmax, a class has at most the probability that it would have against the background alone.
@@ -119,8 +122,8 @@ class Detect:
         near = paddle.nonzero(foreground.max(axis=1) - logits[:, 0] > least).flatten()
         return near if near.shape[0] else paddle.zeros([1], "int64")
 
-    def detect(self, boxes, coeffs, scores):
-        """One picture: boxes [P, 4], coeffs [P, K], scores [P, C] with background -> dict as above, without proto."""
+    def detect(self, boxes: Tensor, coeffs: Tensor, scores: Tensor) -> dict[str, Tensor]:
+        """One picture: boxes [P, 4], coeffs [P, K], scores [P, C] with background -> `__call__`'s dict, no proto."""
         best = scores[:, 1:].max(axis=1)
         keep = paddle.nonzero(best > self.conf_thresh).flatten()
         if keep.shape[0] == 0:
@@ -136,7 +139,7 @@ class Detect:
             index, classes, scores = self.fast_nms(boxes, scores)
         return {"box": boxes.index_select(index), "class": classes, "score": scores, "mask": coeffs.index_select(index)}
 
-    def fast_nms(self, boxes, scores):
+    def fast_nms(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Fast NMS (Sec. 5): a box goes if any higher-scored box of its class overlaps it, even one that went itself.
 
         There is no second score threshold, as in the original: every class contributes, so that AP has its tail. As a
@@ -162,14 +165,14 @@ class Detect:
         kept = kept[:wanted]
         return index.index_select(kept), classes.index_select(kept), best.index_select(kept)
 
-    def candidates(self, scores):
+    def candidates(self, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The top_k of every class. scores [C - 1, n] -> (scores, classes, index of boxes), by falling score."""
         each = min(self.top_k, scores.shape[1])
         best, index = paddle.topk(scores, each, axis=1)
         best, order = paddle.topk(best.flatten(), best.size)
         return best, order // each, index.flatten().index_select(order)
 
-    def not_overlapped(self, boxes, classes):
+    def not_overlapped(self, boxes: Tensor, classes: Tensor) -> Tensor:
         """Which boxes Fast NMS keeps: those among the top_k of their class that none before overlaps.
 
         Args:
@@ -185,16 +188,17 @@ class Detect:
         over = paddle.logical_not(overlap <= self.nms_thresh)  # so of a box without area, whose IoU is not a number
         return paddle.logical_and(kept, paddle.bincount(later, over.astype("float32"), len(boxes)) == 0)
 
-    def cross_class_fast_nms(self, boxes, scores):
+    def cross_class_fast_nms(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Fast NMS over all classes at once, each box with its best class. Arguments and results as `fast_nms`."""
         classes = scores.argmax(axis=0)
         scores, index = paddle.topk(scores.max(axis=0), min(self.top_k, scores.shape[1]))
-        overlap = self.highest_overlap_before(boxes.index_select(index))
-        kept = paddle.nonzero(overlap <= self.nms_thresh).flatten()
+        boxes = boxes.index_select(index)
+        overlap_before = paddle.triu(jaccard(boxes, boxes), diagonal=1).max(axis=0)  # with boxes of higher scores
+        kept = paddle.nonzero(overlap_before <= self.nms_thresh).flatten()
         index = index.index_select(kept)
         return index, classes.index_select(index), scores.index_select(kept)
 
-    def traditional_nms(self, boxes, scores):
+    def traditional_nms(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Sequential NMS of every class, in pixels of the network's input. Arguments and results as `fast_nms`.
 
         The original counts pixels inclusively (areas are (x2 - x1 + 1) * (y2 - y1 + 1)) and suppresses at IoU >=
@@ -212,14 +216,6 @@ class Detect:
             index.append(candidates.index_select(kept))
             classes.append(paddle.full([kept.shape[0]], label, "int64"))
             kept_scores.append(class_scores.index_select(kept))
-        best, order = self.best(paddle.concat(kept_scores))
+        found = paddle.concat(kept_scores)
+        best, order = paddle.topk(found, min(self.max_num_detections, found.shape[0]))
         return paddle.concat(index).index_select(order), paddle.concat(classes).index_select(order), best
-
-    @staticmethod
-    def highest_overlap_before(boxes):
-        """[n, 4] by falling score -> [n]: each box's highest IoU with the boxes before it."""
-        return paddle.triu(jaccard(boxes, boxes), diagonal=1).max(axis=0)
-
-    def best(self, scores):
-        """The max_num_detections highest of scores [n] -> (scores, order), by falling score."""
-        return paddle.topk(scores, min(self.max_num_detections, scores.shape[0]))

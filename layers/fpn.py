@@ -1,6 +1,10 @@
 """Feature pyramid (Lin et al. 2017) as in YOLACT Sec. 4: without P2, with P6 and P7 made from P5."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import paddle.nn.functional as F
-from paddle import nn
+from paddle import Tensor, nn
 
 
 class FPN(nn.Layer):
@@ -19,8 +23,9 @@ class FPN(nn.Layer):
     `lat_layers` and `pred_layers` are stored deepest first, the original's order in its state dict.
     """
 
-    def __init__(self, in_channels, num_features, num_downsample, use_conv_downsample=True, pad=True,
-                 interpolation_mode="bilinear", relu_pred_layers=True, relu_downsample_layers=False):
+    def __init__(self, in_channels: Sequence[int], num_features: int, num_downsample: int,
+                 use_conv_downsample: bool = True, pad: bool = True, interpolation_mode: str = "bilinear",
+                 relu_pred_layers: bool = True, relu_downsample_layers: bool = False) -> None:
         super().__init__()
         padding = 1 if pad else 0
         self.lat_layers = nn.LayerList([nn.Conv2D(c, num_features, 1) for c in reversed(in_channels)])
@@ -35,10 +40,10 @@ class FPN(nn.Layer):
         self.relu_pred_layers = relu_pred_layers
         self.relu_downsample_layers = relu_downsample_layers
 
-    def forward(self, features):
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """features: list of [B, C_i, H_i, W_i], shallowest first -> list of [B, num_features, H_i, W_i]."""
         top_down = None
-        pyramid = []
+        pyramid: list[Tensor] = []
         for feature, lateral, predict in zip(reversed(features), self.lat_layers, self.pred_layers):
             summed = lateral(feature)
             if top_down is not None:

@@ -1,8 +1,12 @@
 """The prediction head: class, box offsets and mask coefficients of every prior of a level (Sec. 3.2, Fig. 4)."""
+from __future__ import annotations
+
 import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from paddle import nn
+from paddle import Tensor, nn
 
 from layers.protonet import make_net
 
@@ -20,8 +24,9 @@ class PredictionModule(nn.Layer):
         mask_scoring: whether a fourth branch estimates the IoU of the prior's mask.
     """
 
-    def __init__(self, in_channels, num_priors, num_classes, mask_dim, extra_head_net, head_layer_params,
-                 coeff_activation, mask_scoring=False):
+    def __init__(self, in_channels: int, num_priors: int, num_classes: int, mask_dim: int,
+                 extra_head_net: Sequence[Sequence[Any]] | None, head_layer_params: Mapping[str, Any],
+                 coeff_activation: Callable[[Tensor], Tensor], mask_scoring: bool = False) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.mask_dim = mask_dim
@@ -33,10 +38,9 @@ class PredictionModule(nn.Layer):
         self.bbox_layer = nn.Conv2D(in_channels, num_priors * 4, **head_layer_params)
         self.conf_layer = nn.Conv2D(in_channels, num_priors * num_classes, **head_layer_params)
         self.mask_layer = nn.Conv2D(in_channels, num_priors * mask_dim, **head_layer_params)
-
         self.score_layer = nn.Conv2D(in_channels, num_priors, **head_layer_params) if mask_scoring else None
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
         """x: [B, in_channels, H, W] -> dict of loc [B, p, 4], conf [B, p, C] (logits), mask [B, p, K] (coefficients)
         and, with mask scoring, score [B, p, 1] (logits); p = H * W * num_priors."""
         x = self.upfeature(x)
@@ -48,12 +52,12 @@ class PredictionModule(nn.Layer):
         return out
 
 
-def flatten_cells(x, last):
+def flatten_cells(x: Tensor, last: int) -> Tensor:
     """[B, A * last, H, W] -> [B, H * W * A, last], cells in row order and the A priors of a cell together."""
     return x.transpose([0, 2, 3, 1]).reshape([x.shape[0], -1, last])
 
 
-def initial_conf_bias(size, num_classes, conf_mode, foreground):
+def initial_conf_bias(size: int, num_classes: int, conf_mode: str, foreground: float) -> np.ndarray:
     """Biases of the class layer so that an untrained network with focal loss predicts little foreground.
 
     Otherwise the many background priors would drown the first iterations (focal loss paper, Sec. 3.3). The original

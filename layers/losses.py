@@ -1,16 +1,19 @@
 """The terms of YOLACT's loss (Sec. 3.3 to 5; YOLACT++, Sec. 6.1), one pure function each: sums, not yet normalised."""
+from __future__ import annotations
+
 import paddle
 import paddle.nn.functional as F
+from paddle import Tensor
 
 from layers.box_utils import center_size
 
 
-def box_loss(loc, loc_target):
+def box_loss(loc: Tensor, loc_target: Tensor) -> Tensor:
     """B: smooth L1 of the positive priors' offsets. [n, 4], [n, 4] -> scalar."""
     return F.smooth_l1_loss(loc, loc_target, reduction="sum")
 
 
-def ohem_conf_loss(conf, conf_target, negpos_ratio):
+def ohem_conf_loss(conf: Tensor, conf_target: Tensor, negpos_ratio: int) -> Tensor:
     """C: softmax cross entropy of all positives and the hardest negatives (online hard example mining, as in SSD).
 
     Negatives of a picture are ranked by how little they look like background: log-sum-exp of the logits minus the
@@ -42,14 +45,14 @@ def ohem_conf_loss(conf, conf_target, negpos_ratio):
     return (paddle.logsumexp(logits, axis=1, keepdim=True) - paddle.take_along_axis(logits, labels, axis=1)).sum()
 
 
-def downsample_masks(masks, height, width):
+def downsample_masks(masks: Tensor, height: int, width: int) -> Tensor:
     """Ground-truth masks at a feature map's size: bilinear, then binary. [N, H, W] -> float32 [N, height, width]."""
     masks = F.interpolate(masks.astype("float32").unsqueeze(0), size=[height, width], mode="bilinear",
                           align_corners=False)
     return (masks.squeeze(0) > 0.5).astype("float32")
 
 
-def mask_loss(masks, gt_masks, gt_boxes, is_cropped):
+def mask_loss(masks: Tensor, gt_masks: Tensor, gt_boxes: Tensor, is_cropped: bool) -> Tensor:
     """M of one picture: pixel-wise binary cross entropy of the assembled masks (Sec. 3.3, "Loss Functions").
 
     The prediction is cropped to its ground-truth box, the ground truth is not; each mask's sum is divided by the
@@ -59,7 +62,7 @@ def mask_loss(masks, gt_masks, gt_boxes, is_cropped):
         masks: [h, w, n] in 0..1, of the picture's positive priors. gt_masks: float32 [h, w, n], 0 or 1, and
         gt_boxes: [n, 4] relative, of the objects that they are matched with. is_cropped: whether masks are.
 
-    Returns: scalar sum over positives, times h * w if cropped.
+    Returns: scalar sum over positives, times h * w if cropped (the original's emulation of RoI pooling).
     """
     height, width = masks.shape[:2]
     pixels = F.binary_cross_entropy(masks, gt_masks, reduction="none").sum(axis=[0, 1])
@@ -67,7 +70,7 @@ def mask_loss(masks, gt_masks, gt_boxes, is_cropped):
     return (pixels / (size[:, 0] * width) / (size[:, 1] * height)).sum() * (height * width if is_cropped else 1)
 
 
-def mask_iou_loss(estimate, masks, gt_masks):
+def mask_iou_loss(estimate: Tensor, masks: Tensor, gt_masks: Tensor) -> Tensor:
     """I: smooth L1 of the estimated IoU of masks (YOLACT++, Sec. 6.1).
 
     Args:
@@ -82,16 +85,17 @@ def mask_iou_loss(estimate, masks, gt_masks):
     return F.smooth_l1_loss(estimate, iou, reduction="sum")
 
 
-def semantic_segmentation_loss(segm, gt_masks, labels):
+def semantic_segmentation_loss(segm: Tensor, gt_masks: Tensor | None, labels: Tensor) -> Tensor:
     """S of one picture: per-class binary cross entropy against the union of each class's masks (Sec. 5).
 
     Args:
-        segm: [C - 1, h, w] logits. gt_masks: float32 [N, h, w], 0 or 1. labels: int64 [N], 0-based.
+        segm: [C - 1, h, w] logits. gt_masks: float32 [N, h, w], 0 or 1; None for N = 0. labels: int64 [N],
+            0-based.
 
     Returns: scalar sum over classes and pixels.
     """
     target = paddle.zeros_like(segm)
-    if labels.shape[0]:
+    if gt_masks is not None:
         one_hot = F.one_hot(labels, segm.shape[0]).astype(gt_masks.dtype)
         target = paddle.matmul(one_hot, gt_masks.flatten(1), transpose_x=True).clip(max=1).reshape(segm.shape)
     return F.binary_cross_entropy_with_logits(segm, target, reduction="sum")

@@ -1,6 +1,11 @@
 """Fast mask re-scoring: how well a mask fits its object, estimated from the mask alone (YOLACT++, Sec. 6.1)."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import paddle.nn.functional as F
-from paddle import nn
+from paddle import Tensor, nn
 
 from layers.protonet import make_net
 
@@ -14,17 +19,17 @@ class FastMaskIoUNet(nn.Layer):
         num_classes: classes without background.
     """
 
-    def __init__(self, layers, num_classes):
+    def __init__(self, layers: Sequence[Sequence[Any]], num_classes: int) -> None:
         super().__init__()
         self.maskiou_net, _ = make_net(1, [*layers, (num_classes, 1, {})])
 
-    def forward(self, masks):
+    def forward(self, masks: Tensor) -> Tensor:
         """masks: [N, 1, h, w] in 0..1, cropped, at prototype size -> estimated IoU of each class [N, C - 1]."""
         estimates = self.maskiou_net(masks)
         # Not max(): Paddle 2.6 hands its gradient to every one of equal maxima, and flat masks have many.
         return F.max_pool2d(estimates, estimates.shape[2:]).flatten(1)
 
-    def of_class(self, masks, classes):
+    def of_class(self, masks: Tensor, classes: Tensor) -> Tensor:
         """Estimated IoU of masks [h, w, N] that show objects of the classes int64 [N], 0-based -> [N]."""
         estimates = self(masks.transpose([2, 0, 1]).unsqueeze(1))
         return estimates.take_along_axis(classes.unsqueeze(1), axis=1).squeeze(1)

@@ -1,6 +1,11 @@
 """Which prior learns which object: SSD matching with YOLACT's thresholds and COCO crowds (the original's `match`)."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+
 import numpy as np
 import paddle
+from paddle import Tensor
 
 from layers.box_utils import encode, jaccard, point_form
 
@@ -8,7 +13,8 @@ NEUTRAL = -1  # the prior takes no part in the class loss
 BACKGROUND = 0
 
 
-def match(boxes, labels, crowd_boxes, priors, positive_iou, negative_iou, crowd_iou):
+def match(boxes: Tensor, labels: Tensor, crowd_boxes: Tensor, priors: Tensor,
+          positive_iou: float, negative_iou: float, crowd_iou: float) -> tuple[Tensor, Tensor, Tensor]:
     """Match the priors with the objects of one picture.
 
     A prior takes the object it overlaps most. IoU under `positive_iou` makes it neutral, under `negative_iou`
@@ -32,7 +38,7 @@ def match(boxes, labels, crowd_boxes, priors, positive_iou, negative_iou, crowd_
         best = overlaps.max(axis=0)
         for object_index, prior_index in best_prior_each(overlaps):
             index[prior_index] = object_index
-            best[prior_index] = 2.0
+            best[prior_index] = 2.0  # over every threshold
         conf = labels.numpy()[index] + 1
         conf[best < positive_iou] = NEUTRAL
         conf[best < negative_iou] = BACKGROUND
@@ -48,7 +54,7 @@ def match(boxes, labels, crowd_boxes, priors, positive_iou, negative_iou, crowd_
     return loc, paddle.to_tensor(conf), index
 
 
-def best_prior_each(overlaps):
+def best_prior_each(overlaps: np.ndarray) -> Iterator[tuple[int, int]]:
     """Give every object a different prior, greedily by the highest overlap left.
 
     Args:

@@ -1,11 +1,15 @@
 """The training criterion: match every picture, call the loss terms, normalise (Sec. 3.3 to 5)."""
+from __future__ import annotations
+
 import functools
 import zlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
+from paddle import Tensor
 
 from layers.ablation_losses import (
     class_existence_loss,
@@ -24,6 +28,7 @@ from layers.losses import (
     ohem_conf_loss,
     semantic_segmentation_loss,
 )
+from layers.mask_iou_net import FastMaskIoUNet
 from layers.matching import match
 from layers.output_utils import assemble_masks
 
@@ -40,14 +45,14 @@ class Picture(NamedTuple):
     choice of its masks depends on.
     """
 
-    boxes: Any
-    labels: Any
-    masks: Any
-    loc: Any
-    conf: Any
-    positives: Any
-    gt_index: Any
-    seed: tuple
+    boxes: Tensor
+    labels: Tensor
+    masks: Tensor
+    loc: Tensor
+    conf: Tensor
+    positives: Tensor
+    gt_index: Tensor
+    seed: tuple[int, ...]
 
 
 class MultiBoxLoss:
@@ -61,7 +66,7 @@ class MultiBoxLoss:
         maskiou_net: the network's `maskiou_net`, whose estimate I judges; None without cfg.use_maskiou.
     """
 
-    def __init__(self, cfg, maskiou_net=None):
+    def __init__(self, cfg: Any, maskiou_net: FastMaskIoUNet | None = None) -> None:
         self.thresholds = (cfg.positive_iou_threshold, cfg.negative_iou_threshold, cfg.crowd_iou_threshold)
         if cfg.conf_mode == "ohem":
             self.conf_loss = functools.partial(ohem_conf_loss, negpos_ratio=cfg.ohem_negpos_ratio)
@@ -78,7 +83,7 @@ class MultiBoxLoss:
                         "C": cfg.conf_alpha, "E": cfg.class_existence_alpha, "S": cfg.semantic_segmentation_alpha,
                         "I": cfg.mask_scoring_alpha if cfg.use_mask_scoring else cfg.maskiou_alpha}
 
-    def __call__(self, out, samples, key=()):
+    def __call__(self, out: dict[str, Tensor], samples: Sequence[Any], key: tuple[int, ...] = ()) -> dict[str, Tensor]:
         """The loss of one batch.
 
         Args:
@@ -90,7 +95,7 @@ class MultiBoxLoss:
         pictures = self.match(samples, out["priors"], key)
         return self.terms(out, pictures, sum(len(picture.positives) for picture in pictures), len(pictures))
 
-    def match(self, samples, priors, key=()):
+    def match(self, samples: Sequence[Any], priors: Tensor, key: tuple[int, ...] = ()) -> list[Picture]:
         """What the priors of each picture are to learn.
 
         Args:
@@ -114,7 +119,8 @@ class MultiBoxLoss:
             pictures.append(Picture(boxes[:count], labels, masks, loc, conf, positives, gt_index, seed))
         return pictures
 
-    def terms(self, out, pictures, num_positive, num_pictures):
+    def terms(self, out: dict[str, Tensor], pictures: list[Picture], num_positive: int,
+              num_pictures: int) -> dict[str, Tensor]:
         """The loss terms of some pictures of a batch.
 
         Args:
@@ -136,14 +142,14 @@ class MultiBoxLoss:
                 for name in TERMS if name in losses}
 
     @staticmethod
-    def _boxes(out, pictures):
+    def _boxes(out: dict[str, Tensor], pictures: list[Picture]) -> Tensor:
         if not any(len(picture.positives) for picture in pictures):
             return out["loc"].sum() * 0.0
         target = paddle.concat([picture.loc.index_select(picture.positives) for picture in pictures
                                 if len(picture.positives)])
         return box_loss(paddle.concat(gather(out["loc"], [picture.positives for picture in pictures])), target)
 
-    def _masks(self, out, pictures):
+    def _masks(self, out: dict[str, Tensor], pictures: list[Picture]) -> dict[str, Tensor]:
         """M, and D and I if they are wanted, from the prototypes."""
         height, width = out["proto"].shape[1:3]
         zero = 0.0 if any(len(picture.positives) for picture in pictures) else out["proto"].sum() * 0.0
@@ -170,7 +176,7 @@ class MultiBoxLoss:
                 losses["I"] += self._mask_iou(out, i, chosen, predicted, gt_masks, labels)
         return {**losses, "M": losses["M"] / height / width}
 
-    def _sample(self, picture):
+    def _sample(self, picture: Picture) -> tuple[Tensor, Tensor, float]:
         """At most `masks_to_train` positives, a random choice, their objects, and what scales their loss up to all."""
         count = len(picture.positives)
         if count <= self.masks_to_train:
@@ -180,7 +186,8 @@ class MultiBoxLoss:
         return (picture.positives.index_select(chosen), picture.gt_index.index_select(chosen),
                 count / self.masks_to_train)
 
-    def _mask_iou(self, out, i, priors, masks, gt_masks, labels):
+    def _mask_iou(self, out: dict[str, Tensor], i: int, priors: Tensor, masks: Tensor,
+                  gt_masks: Tensor, labels: Tensor) -> Tensor | float:
         """I of picture i: of its objects that are large enough, by the re-scoring network or the head's branch."""
         kept = paddle.nonzero(gt_masks.sum(axis=[0, 1]) > self.discard_mask_area).flatten()
         if kept.shape[0] == 0:
@@ -193,7 +200,7 @@ class MultiBoxLoss:
         return mask_iou_loss(estimate, masks, gt_masks)
 
     @staticmethod
-    def _direct_masks(out, pictures):
+    def _direct_masks(out: dict[str, Tensor], pictures: list[Picture]) -> Tensor:
         """M of masks that are predicted pixel by pixel."""
         total = out["mask"].sum() * 0.0
         positives = [picture.positives for picture in pictures]
@@ -204,7 +211,7 @@ class MultiBoxLoss:
         return total
 
     @staticmethod
-    def _segmentation(segm, pictures):
+    def _segmentation(segm: Tensor, pictures: list[Picture]) -> Tensor:
         height, width = segm.shape[2:]
         total = 0.0
         for logits, picture in zip(segm.unbind(0), pictures):
@@ -213,7 +220,7 @@ class MultiBoxLoss:
         return total / height / width
 
 
-def gather(values, chosen):
+def gather(values: Tensor, chosen: list[Tensor]) -> list[Tensor]:
     """Rows of each picture's values: [B, P, X] and B times int64 [n] -> B times [n, X].
 
     In one piece: the backward of a slice of one picture would make zeros for the whole batch every time.
@@ -227,7 +234,7 @@ def gather(values, chosen):
     return [found[start:stop] for start, stop in zip(starts[:-1].tolist(), starts[1:].tolist())]
 
 
-def criteria(cfg, maskiou_net=None):
+def criteria(cfg: Any, maskiou_net: FastMaskIoUNet | None = None) -> list[tuple[int, MultiBoxLoss]]:
     """[(first iteration, MultiBoxLoss)]: the config's from 0 on, then as its `delayed_settings` change it in turn."""
     found = [(0, MultiBoxLoss(cfg, maskiou_net))]
     for iteration, changes in sorted(cfg.delayed_settings, key=lambda change: change[0]):

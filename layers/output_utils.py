@@ -1,17 +1,20 @@
 """From detections to masks and pixel boxes of the original picture (Sec. 3.3)."""
+from __future__ import annotations
+
 import functools
 from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
+from paddle import Tensor
 
 from layers.box_utils import crop, crop_bounds, sanitize_coordinates
 
 STRIP = 1 << 18  # pixels that are enlarged at once, as floats
 
 
-def assemble_masks(proto, coeffs, boxes, crop_masks=True):
+def assemble_masks(proto: Tensor, coeffs: Tensor, boxes: Tensor, crop_masks: bool = True) -> Tensor:
     """Linear combination of prototypes: sigmoid(P C^T), eq. 1, cropped to the boxes.
 
     Args:
@@ -23,14 +26,14 @@ def assemble_masks(proto, coeffs, boxes, crop_masks=True):
     return crop(masks, boxes) if crop_masks else masks
 
 
-def sigmoid(logits):
-    """1 / (1 + exp(-logits)), ndarrays."""
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-logits)). float32, any shape -> the same."""
     with np.errstate(over="ignore"):  # infinity is right
         return 1 / (1 + np.exp(-logits))
 
 
 @functools.lru_cache(maxsize=16)
-def interpolation(size, samples):
+def interpolation(size: int, samples: int) -> np.ndarray:
     """Bilinear interpolation of a side without aligned corners, as a matrix: float32 [size, samples].
 
     Row p holds how much each sample counts for pixel p; the outermost samples stand for all beyond them.
@@ -46,7 +49,7 @@ def interpolation(size, samples):
     return weights
 
 
-def _reach(samples, size, small_size):
+def _reach(samples: np.ndarray, size: int, small_size: int) -> tuple[int, int]:
     """First and last (exclusive) pixel of a side of `size` that lies next to one of the rising `samples`."""
     first, last = ((sample + 0.5) * size / small_size - 0.5 for sample in (samples[0] - 1, samples[-1] + 1))
     return max(0, int(first) - 1), min(size, int(last) + 2)
@@ -66,7 +69,8 @@ class PictureMasks:
         logits: whether `small` is what comes before the sigmoid.
     """
 
-    def __init__(self, small, height, width, regions=None, crops=None, logits=False):
+    def __init__(self, small: np.ndarray, height: int, width: int, regions: np.ndarray | None = None,
+                 crops: np.ndarray | None = None, logits: bool = False) -> None:
         self.small = small
         self.height = height
         self.width = width
@@ -74,15 +78,15 @@ class PictureMasks:
         self.crops = crops
         self.logits = logits
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.small)
 
-    def __getitem__(self, chosen):
+    def __getitem__(self, chosen: np.ndarray | slice) -> PictureMasks:
         """Those of an index array or a slice, as PictureMasks."""
         regions, crops = (None if part is None else part[chosen] for part in (self.regions, self.crops))
         return PictureMasks(self.small[chosen], self.height, self.width, regions, crops, self.logits)
 
-    def window(self, index):
+    def window(self, index: int) -> tuple[int, int, np.ndarray]:
         """The part of one mask outside of which it is empty.
 
         Returns: (x, y, bool [rows, columns]), x and y the pixel of its upper left corner; [0, 0] for an empty mask.
@@ -103,7 +107,7 @@ class PictureMasks:
             np.greater(weights[strip] @ lines, 0.5, out=window[strip])
         return int(left + x1), int(top + y1), window
 
-    def _over_half(self, index):
+    def _over_half(self, index: int) -> tuple[np.ndarray, int, int, np.ndarray, np.ndarray]:
         """The samples of a mask that are not 0 by its crop, and next to samples over 0.5.
 
         Those left out could not bring a pixel over 0.5.
@@ -122,7 +126,7 @@ class PictureMasks:
         samples = small[top:rows[-1] + 2, left:columns[-1] + 2]
         return sigmoid(samples) if self.logits else samples, left + x1, top + y1, columns + x1, rows + y1
 
-    def numpy(self):
+    def numpy(self) -> np.ndarray:
         """All of them: bool [D, height, width]."""
         masks = np.zeros((len(self), self.height, self.width), bool)
         for index, mask in enumerate(masks):
@@ -146,11 +150,11 @@ class Detections(NamedTuple):
     mask_scores: Any
     rows: Any
 
-    def numpy(self):
+    def numpy(self) -> Detections:
         """The same as ndarrays; the masks stay PictureMasks."""
-        return Detections(*(part.numpy() if isinstance(part, paddle.Tensor) else part for part in self))
+        return Detections(*(part.numpy() if isinstance(part, Tensor) else part for part in self))
 
-    def best(self, count, threshold):
+    def best(self, count: int | None, threshold: float) -> Detections:
         """Of ndarrays, the `count` (None: all) with the highest scores above a threshold, by falling score."""
         order = (-self.scores).argsort(kind="stable")[:count]
         order = order[self.scores[order] > threshold]
@@ -158,8 +162,9 @@ class Detections(NamedTuple):
 
 
 @paddle.no_grad()
-def postprocess(detection, width, height, score_threshold=0.0, crop_masks=True, direct_masks=False, maskiou_net=None,
-                rescore_bbox=False):
+def postprocess(detection: dict[str, Tensor], width: int, height: int, score_threshold: float = 0.0,
+                crop_masks: bool = True, direct_masks: bool = False, maskiou_net: Any = None,
+                rescore_bbox: bool = False) -> Detections:
     """Finish the detections of one picture. The input is not changed.
 
     Args:
@@ -169,7 +174,8 @@ def postprocess(detection, width, height, score_threshold=0.0, crop_masks=True, 
         crop_masks: cut masks to their boxes, at prototype resolution (so a mask may spill a little over its
             integer box).
         direct_masks: the network predicts masks pixel by pixel (mask_type "direct").
-        maskiou_net: re-scores the masks: their scores are multiplied by the estimated IoU (YOLACT++, Sec. 6.1).
+        maskiou_net: a FastMaskIoUNet, or another object with its `of_class`, re-scores the masks: their scores are
+            multiplied by the estimated IoU (YOLACT++, Sec. 6.1). None: it does not.
         rescore_bbox: re-score the boxes as well.
 
     Returns:

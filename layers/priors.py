@@ -1,8 +1,13 @@
 """Prior boxes (anchors): RetinaNet-like, one scale a level, three aspect ratios (YOLACT Sec. 4, "Anchors")."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import numpy as np
 
 
-def make_priors(height, width, scales, aspect_ratios, max_size, use_square_anchors):
+def make_priors(height: int, width: int, scales: Sequence[float], aspect_ratios: Sequence[Sequence[float]],
+                max_size: int, use_square_anchors: bool) -> np.ndarray:
     """Priors of one feature level.
 
     Args:
@@ -25,7 +30,6 @@ def make_priors(height, width, scales, aspect_ratios, max_size, use_square_ancho
                 sizes.append((w, w if use_square_anchors else scale / ratio / max_size))
     y, x = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")
     centres = np.stack([x, y], axis=-1).reshape(-1, 1, 2)
-    sizes = np.asarray(sizes).reshape(1, -1, 2)
-    shape = (centres.shape[0], sizes.shape[1], 2)
+    shape = (len(centres), len(sizes), 2)
     priors = np.concatenate([np.broadcast_to(centres, shape), np.broadcast_to(sizes, shape)], axis=-1)
     return priors.reshape(-1, 4).astype("float32")

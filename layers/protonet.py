@@ -1,23 +1,29 @@
 """Protonet: a small fully convolutional network that gives the K prototype masks of a picture (Sec. 3.1, Fig. 3)."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import paddle
 import paddle.nn.functional as F
-from paddle import nn
+from paddle import Tensor, nn
 
 
 class Upsample(nn.Layer):
     """Bilinear upsampling by an integer factor (no corner alignment, as the original)."""
 
-    def __init__(self, factor):
+    def __init__(self, factor: int) -> None:
         super().__init__()
         self.factor = factor
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """x: [B, C, H, W] -> [B, C, H * factor, W * factor]."""
         size = [side * self.factor for side in x.shape[2:]]  # as a size, which ONNX converters can read
         return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
-def make_net(in_channels, layers, include_last_relu=True):
+def make_net(in_channels: int, layers: Sequence[Sequence[Any]],
+             include_last_relu: bool = True) -> tuple[nn.Sequential, int]:
     """Build a plain network from the config's list notation, with a ReLU after every entry.
 
     Args:
@@ -51,12 +57,13 @@ class ProtoNet(nn.Sequential):
         bias: add a prototype that is 1 everywhere, so that a coefficient can shift the mask.
     """
 
-    def __init__(self, in_channels, layers, activation, use_grid=False, bias=False):
+    def __init__(self, in_channels: int, layers: Sequence[Sequence[Any]],
+                 activation: Callable[[Tensor], Tensor], use_grid: bool = False, bias: bool = False) -> None:
         modules, _ = make_net(in_channels + 2 * use_grid, layers, include_last_relu=False)
         super().__init__(*modules)
         self.activation, self.use_grid, self.bias = activation, use_grid, bias
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """x: [B, in_channels, H, W] -> prototypes [B, h, w, K]."""
         if self.use_grid:
             x = paddle.concat([x, cell_coordinates(x)], axis=1)
@@ -67,7 +74,7 @@ class ProtoNet(nn.Sequential):
         return protos
 
 
-def cell_coordinates(x):
+def cell_coordinates(x: Tensor) -> Tensor:
     """x and y of the centre of every cell, relative 0..1. [B, C, H, W] -> [B, 2, H, W]."""
     batch, _, height, width = x.shape
     columns = ((paddle.arange(width, dtype=x.dtype) + 0.5) / width).expand([height, width])

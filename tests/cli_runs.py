@@ -26,6 +26,8 @@ TINY = ["max_size=48", "fpn.num_features=16", "backbone.args=([1, 1, 1], None, 1
 # A tiny network as YOLACT++: deformable convolutions, and masks that are re-scored.
 PLUS = ["backbone.args=([1, 1, 1], [0, 1, 1], 1, 8)", "use_maskiou=True", "rescore_mask=True",
         "maskiou_net=[(8, 3, {'stride': 2}), (16, 3, {'stride': 2})]"]
+AUGMENTED = ["augment_photometric_distort=True", "augment_expand=True", "augment_random_sample_crop=True"]
+SAMPLED = "masks_to_train=3"  # far fewer than there are: the mask loss draws which
 
 
 def weights_of(folder, *overrides, change=None):
@@ -71,13 +73,31 @@ def train_arguments(data, folder, *options, overrides=(), config="yolact_demo_co
 
 def run(script, arguments):
     """main(argv) of a script, with the global config put back; an exit with a code other than 0 goes through."""
-    import eval as evaluation
-    import train
+    import eval as eval_script
+    import train as train_script
 
     before = cfg.copy()
     with contextlib.ExitStack() as stack:
         stack.callback(cfg.update_in_place, before)
-        {"train": train, "eval": evaluation}[script].main([str(argument) for argument in arguments])
+        {"train": train_script, "eval": eval_script}[script].main([str(argument) for argument in arguments])
+
+
+def quietly(script, arguments):
+    """`run`; returns what it prints."""
+    console = io.StringIO()
+    with contextlib.redirect_stdout(console):
+        run(script, arguments)
+    return console.getvalue()
+
+
+def train(data, folder, *options, **more):
+    """Runs train.py with `train_arguments`."""
+    run("train", train_arguments(data, folder, *options, **more))
+
+
+def checkpoint_of(folder, data, iteration):
+    """Path of the weights that a training on demo data saved after so many iterations."""
+    return str(folder / "weights" / f"{stem_of(data, iteration)}.pdparams")
 
 
 def command(script, arguments, cwd):
@@ -109,10 +129,7 @@ def eval_arguments(weights, folder, *options, overrides=()):
 
 def evaluate(weights, folder, *options, overrides=()):
     """Runs eval.py; returns what it prints."""
-    console = io.StringIO()
-    with contextlib.redirect_stdout(console):
-        run("eval", eval_arguments(weights, folder, *options, overrides=overrides))
-    return console.getvalue()
+    return quietly("eval", eval_arguments(weights, folder, *options, overrides=overrides))
 
 
 def load(folder, name):

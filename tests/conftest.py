@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import file_server
+import fuzz
 import pytest
 
 REPO = Path(__file__).resolve().parent.parent
@@ -21,6 +22,7 @@ import utils.runtime  # noqa: E402, F401 (before any test imports Paddle: it set
 from data.config import cfg  # noqa: E402
 
 DEFAULT_CFG = cfg.copy()
+fuzz.load_profile()
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +75,17 @@ def trained(demo_data, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     run("train", train_arguments(demo_data, folder, "--lr=0.01", overrides=["max_iter=20", "lr_warmup_until=2"]))
     return folder / "weights" / f"{stem_of(demo_data, 20)}.pdparams"
+
+
+@pytest.fixture(scope="session")
+def straight(demo_data, tmp_path_factory) -> tuple[Path, str]:
+    """Twelve iterations with augmentation, workers, validation and a checkpoint on the way, as (folder, console)."""
+    from cli_runs import AUGMENTED, SAMPLED, quietly, train_arguments
+
+    folder = tmp_path_factory.mktemp("straight")
+    return folder, quietly("train", train_arguments(
+        demo_data, folder, "--num_workers=2", "--validation_epoch=2", "--save_interval=4", "--validation_size=5",
+        overrides=["max_iter=12", SAMPLED, *AUGMENTED]))
 
 
 @pytest.fixture

@@ -16,7 +16,10 @@ def sha256(data):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `data` at every path; attributes say how. `seen` lists (path, Range or None) of every request."""
+    """Serves `data` at every path that `files` does not name; attributes say how.
+
+    `seen` lists (path, Range or None) of every request.
+    """
 
     daemon_threads = True
     data, etag, ranges, length = DATA, '"v1"', True, True
@@ -26,6 +29,7 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.seen, self.agents, self.script = [], [], []  # script: what to do with the next requests
+        self.files = {}  # {path: data}
         self.address = f"http://127.0.0.1:{self.server_address[1]}"
         self.gate, self.reached = threading.Event(), threading.Event()  # of the action 'wait'
 
@@ -58,7 +62,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if action == "stall":
             server.gate.wait(10)
             return None
-        data, start, status = server.data, 0, 200
+        data, start, status = server.files.get(self.path, server.data), 0, 200
         headers = {"Content-Type": server.content_type, **({"ETag": server.etag} if server.etag else {}),
                    **server.extra}
         if asked and server.ranges:

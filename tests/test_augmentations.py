@@ -163,6 +163,26 @@ def test_crop_equals_rejection_sampling_of_the_original():
         assert np.abs(share - np.linspace(0.05, 0.95, 19)).max() < 0.04
 
 
+@pytest.mark.parametrize("seed, photometric, expand, crop, next_draw", [
+    (0, (None, 1.34427, 1.04488, 4.44829, True), (277, 555, 152, 300), (8, 2, 151, 91), 830079),
+    (1, (31.81983, None, 0.62813, -12.71679, False), (100, 200, 0, 0), (6, 4, 120, 81), 336125),
+    (3, (None, None, 1.33995, None, False), (121, 242, 2, 35), (17, 1, 146, 95), 142751),
+    (4, (None, 1.10904, 0.67270, None, False), (370, 740, 231, 93), (11, 8, 102, 87), 417668),
+])
+def test_order_and_number_of_the_draws_stay(seed, photometric, expand, crop, next_draw):
+    """Recorded of draws that gave the original's samples, which only the test with COCO pictures compares."""
+    drawn = draws.draw_photometric(np.random.RandomState(seed))
+    for value, expected in zip(vars(drawn).values(), photometric):
+        assert value == (expected if expected is None else pytest.approx(expected, abs=1e-5))
+    assert tuple(vars(draws.draw_expand(np.random.RandomState(seed), 100, 200)).values())[:4] == expand
+    labels = np.array([0])
+    box, _ = draws.draw_crop(np.random.RandomState(seed), 100, 200, np.array([[20.0, 30, 60, 80]]), labels)
+    assert box == crop
+    rng = np.random.RandomState(seed)  # no crop holds a centre outside the picture, so that all tries are made
+    assert draws.draw_crop(rng, 100, 200, np.array([[-50.0, -50, -30, -30]]), labels) is None
+    assert rng.randint(10 ** 6) == next_draw
+
+
 def test_crop_never_rejects_by_overlap():
     """A box with an IoU under 0.01 with any crop, in modes that ask for 0.9: cropped, as in the original."""
     height, width = 300, 300
@@ -229,6 +249,16 @@ def test_distort_follows_its_definition():
     below, above = (distort(colours.copy(), draws.Photometric(hue=hue)) for hue in (-15.0, 18.0))
     np.testing.assert_allclose(below[:, 0::2], np.tile([50.0, 0, 200], (4, 64, 1)), atol=0.01)
     np.testing.assert_allclose(above[:, 1::2], np.tile([0, 80 / 3, 200], (4, 64, 1)), atol=0.01)
+
+
+@pytest.mark.parametrize("hue, added", [(350, 18), (10, -18), (359, 1), (200, 5)])
+def test_hues_go_round_in_rows_of_any_length(hue, added):
+    """OpenCV's way back from HSV is wrong below 0 degrees where it computes several pixels at once."""
+    def picture(degrees):
+        return cv2.cvtColor(np.full((2, 67, 3), (degrees, 0.5, 200), np.float32), cv2.COLOR_HSV2BGR)
+
+    distorted = distort(picture(hue), draws.Photometric(hue=added))
+    np.testing.assert_allclose(distorted, picture((hue + added) % 360), atol=1e-2)
 
 
 def test_distort_does_not_clip_and_keeps_the_way_through_hsv_of_dark_values():
@@ -379,7 +409,7 @@ def test_build_augmentation_reads_the_config():
     assert training.random_sample_crop
     assert (training.random_mirror, training.random_flip, training.random_rot90) == (True, False, True)
     evaluation = build_augmentation(cfg, MEANS, STD, training=False)
-    assert isinstance(evaluation, BaseTransform) and evaluation.args[0] == 96
+    assert isinstance(evaluation, BaseTransform) and evaluation.max_size == 96
 
 
 def test_augmentation_equals_the_original_seed_by_seed(coco_tiny, goldens_dir):

@@ -5,11 +5,11 @@ import types
 
 import numpy as np
 import pytest
-from cli_runs import TINY, places
+from cli_runs import REPO, TINY, copy_data, edit_info, places
 
 from data.config import COCO_CLASSES, DEMO_CLASSES
 from tools import benchmark
-from tools.benchmarks import clock as stopwatches
+from tools.benchmarks import clock as clocks
 from tools.benchmarks import data as samples
 from tools.benchmarks import training
 
@@ -18,7 +18,7 @@ from tools.benchmarks import training
 def clock(monkeypatch):
     """A clock for the tool that stands still but for what a test adds to `now`, in seconds."""
     clock = types.SimpleNamespace(now=100.0)
-    monkeypatch.setattr(stopwatches.time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(clocks.time, "perf_counter", lambda: clock.now)
     return clock
 
 
@@ -30,17 +30,17 @@ def run(*arguments):
 
 
 def test_parts_do_not_count_what_is_measured_inside_them(clock):
-    stopwatch = stopwatches.Stopwatch()
-    with stopwatch.part("outer"):
+    timer = clocks.PartTimer()
+    with timer.part("outer"):
         clock.now += 1
         for _ in range(2):
-            with stopwatch.part("inner"):
+            with timer.part("inner"):
                 clock.now += 10
-                with stopwatch.part("innermost"):
+                with timer.part("innermost"):
                     clock.now += 100
         clock.now += 2
-    assert stopwatch.take() == {"outer": 3, "inner": 20, "innermost": 200}
-    assert stopwatch.take() == {}
+    assert timer.take() == {"outer": 3, "inner": 20, "innermost": 200}
+    assert timer.take() == {}
 
 
 def test_watched_functions_are_put_back_also_after_an_error(clock):
@@ -51,24 +51,24 @@ def test_watched_functions_are_put_back_also_after_an_error(clock):
         return -seconds
 
     module = types.SimpleNamespace(slow=slow)
-    stopwatch = stopwatches.Stopwatch()
+    timer = clocks.PartTimer()
     functions = [("slow things", module, "slow"), ("gone", module, "not_there")]
-    with pytest.raises(ValueError, match="too slow"), stopwatch.watching(functions):
+    with pytest.raises(ValueError, match="too slow"), timer.watching(functions):
         assert module.slow(2) == -2
         module.slow(6)
     assert module.slow is slow and not hasattr(module, "not_there")
-    assert stopwatch.take() == {"slow things": 8}
+    assert timer.take() == {"slow things": 8}
 
 
-def test_the_watch_waits_for_the_device_at_both_ends():
+def test_the_timer_waits_for_the_device_at_both_ends():
     waited = []
-    with stopwatches.Stopwatch(lambda: waited.append(1)).part("a"):
+    with clocks.PartTimer(lambda: waited.append(1)).part("a"):
         assert len(waited) == 1
     assert len(waited) == 2
 
 
 def test_summaries_are_milliseconds_and_absent_parts_are_zero():
-    found = stopwatches.summaries([{"a": 1.0, "b": 0.5}, {"a": 3.0}, {"a": 2.0}])
+    found = clocks.summaries([{"a": 1.0, "b": 0.5}, {"a": 3.0}, {"a": 2.0}])
     assert found["a"]["median_ms"] == 2000 and found["b"]["median_ms"] == 0
     assert found["a"]["p95_ms"] == pytest.approx(2900) and list(found) == ["a", "b"]
 
@@ -111,6 +111,16 @@ def test_made_up_pictures_are_for_a_config_without_data_only(tmp_path, monkeypat
     benchmark.configure(args)
     benchmark.apply_overrides(places(demo_data))
     assert not samples.wants_made_up(args)
+
+
+@pytest.mark.parametrize("options, names", [
+    (["--config=yolact_demo"], ["disc", "square", "triangle"]),
+    ([f"--trained_model={REPO / 'weights' / 'yolact_demo.safetensors'}"], list(DEMO_CLASSES))])
+def test_class_names_that_nobody_gives_are_those_of_the_file_or_the_weights(demo_data, tmp_path, options, names):
+    data = copy_data(demo_data, tmp_path / "data")
+    edit_info(data, "train", lambda content: content["categories"][0].update(name="disc"))
+    benchmark.configure(benchmark.parse_args([*options, "-o", "dataset.class_names=None", *places(data)]))
+    assert benchmark.cfg.dataset.class_names == names
 
 
 # The command

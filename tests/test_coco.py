@@ -149,7 +149,8 @@ def test_masks_equal_pycocotools(folder, content):
         height, width = rng.randint(1, 60, 2)
         noise = (rng.rand(height, width) < rng.rand()).astype(np.uint8)
         rles.append(mask_utils.encode(np.asfortranarray(noise)))
-        polygon = (rng.rand(2 * rng.randint(3, 9)) * 70 - 5).tolist()
+        reach = min(70, 9 * max(height, width))  # further away to_rle refuses them
+        polygon = (rng.rand(2 * rng.randint(3, 9)) * reach - 5).tolist()
         rles.append(to_rle([polygon], height, width))
     rles += [mask_utils.encode(np.full((40, 30), value, np.uint8, order="F")) for value in (0, 1)]
     for rle in rles:
@@ -181,17 +182,17 @@ def test_run_lengths_of_every_shape_decode(runs):
     np.testing.assert_array_equal(decode_rle(rle), expected)
 
 
-def test_training_decodes_polygons_of_the_objects_it_keeps_only(folder, content, monkeypatch):
+def test_training_decodes_masks_of_the_objects_it_keeps_only(folder, content, monkeypatch):
     decoded = []
     monkeypatch.setattr("data.images.decode_rle", lambda rle: decoded.append(rle) or decode_rle(rle))
     dataset = make(folder, content, training=True)
     kept = []
     for seed in range(20):
         kept.append(dataset.sample(0, np.random.RandomState(seed)).labels)
-    polygons = sum(int((labels >= 0).sum()) for labels in kept)
-    assert len(decoded) == polygons < 2 * len(kept)
+    number = sum(map(len, kept))
+    assert len(decoded) == number < 3 * len(kept)
     make(folder, content).sample(0)
-    assert len(decoded) == polygons + 2
+    assert len(decoded) == number + 3
 
 
 @pytest.mark.parametrize("counts", [b"", b"P", b"06", b"0"])
@@ -248,7 +249,7 @@ def test_missing_folder_and_file(folder, content):
     arguments = (BaseTransform(32, RESNET, MEANS, STD), NAMES)
     with pytest.raises(DatasetError, match="folder .*nowhere does not exist; correct dataset.train_images"):
         COCODetection(str(folder / "nowhere"), str(folder / "info.json"), *arguments, training=True)
-    with pytest.raises(DatasetError, match="nothing.json cannot be read .*correct dataset.valid_info"):
+    with pytest.raises(DatasetError, match="nothing.json: .* cannot be read .*correct dataset.valid_info"):
         COCODetection(str(folder / "images"), str(folder / "nothing.json"), *arguments)
 
 
@@ -257,11 +258,11 @@ def test_missing_folder_and_file(folder, content):
     ("", "cut off or no JSON"),
     ("[]", "no 'images'"),
     ('{"images": []}', "no 'images'"),
-    ('{"images": [{"id": 1}]}', "entry 0 of 'images' .* has no 'file_name'"),
-    ('{"images": [1]}', "'images' .* is no list of objects"),
-    ('{"images": [{"id": 1, "file_name": "10.png"}], "annotations": []}', "image 1 .* width and height"),
+    ('{"images": [{"id": 1}]}', "1 of 1 entries of 'images' have no 'file_name' .entry 0.; add it"),
+    ('{"images": [1]}', "1 of 1 entries of 'images' are no objects"),
+    ('{"images": [{"id": 1, "file_name": "10.png"}], "annotations": []}', "1 of 1 images have no positive numbers as"),
     ('{"images": [{"id": 1, "file_name": "10.png", "width": 9, "height": 9}], "annotations": [{"id": 1}]}',
-     "entry 0 of 'annotations' .* has no 'image_id'"),
+     "entries of 'annotations' have no 'image_id' .entry 0."),
 ])
 def test_damaged_annotation_file(folder, content, text, words):
     whole = json.dumps(content)
@@ -271,17 +272,17 @@ def test_damaged_annotation_file(folder, content, text, words):
 
 
 @pytest.mark.parametrize("part, position, key, value, words", [
-    ("images", 1, "id", "11", "entry 1 of 'images' .* has the id '11'; write an integer everywhere"),
-    ("images", 0, "id", [1], r"entry 0 of 'images' .* has the id \[1\]; write"),
-    ("images", 2, "id", 1.5, "entry 2 of 'images' .* the id 1.5"),
-    ("images", 0, "file_name", 5, "entry 0 of 'images' .* the file_name 5; write the picture's name as a string"),
-    ("images", 1, "file_name", ["x" * 99], "entry 1 of 'images' .* the file_name .*x ...; write"),
-    ("categories", 1, "id", {}, "entry 1 of 'categories' .* the id {}; write a number"),
-    ("categories", 1, "id", "3", "entry 1 of 'categories' .* the id '3'; write a number everywhere"),
-    ("annotations", 2, "id", [3], r"entry 2 of 'annotations' .* the id \[3\]; write a number or string"),
-    ("annotations", 2, "image_id", [10], r"entry 2 of 'annotations' .* the image_id \[10\]; write the id of one of"),
-    ("annotations", 3, "category_id", [3], r"entry 3 of 'annotations' .* the category_id \[3\]; write a number"),
-    ("annotations", 3, "category_id", "3", "entry 3 of 'annotations' .* the category_id '3'; write a number"),
+    ("images", 1, "id", "11", "1 of 3 entries of 'images' have a wrong id .entry 1: '11'.; write an integer"),
+    ("images", 0, "id", [1], r"'images' have a wrong id .entry 0: \[1\].; write"),
+    ("images", 2, "id", 1.5, "'images' have a wrong id .entry 2: 1.5."),
+    ("images", 0, "file_name", 5, "'images' have a wrong file_name .entry 0: 5.; write the picture's name as a string"),
+    ("images", 1, "file_name", ["x" * 99], "'images' have a wrong file_name .entry 1: .*x ....; write"),
+    ("categories", 1, "id", {}, "'categories' have a wrong id .entry 1: {}.; write a number"),
+    ("categories", 1, "id", "3", "'categories' have a wrong id .entry 1: '3'.; write a number everywhere"),
+    ("annotations", 2, "id", [3], r"'annotations' have a wrong id .entry 2: \[3\].; write a number or string"),
+    ("annotations", 2, "image_id", [10], r"'annotations' have a wrong image_id .entry 2: \[10\].; write the id"),
+    ("annotations", 3, "category_id", [3], r"'annotations' have a wrong category_id .entry 3: \[3\].; write a number"),
+    ("annotations", 3, "category_id", "3", "'annotations' have a wrong category_id .entry 3: '3'.; write a number"),
 ])
 def test_ids_and_names_of_the_wrong_kind(folder, content, part, position, key, value, words):
     content[part][position][key] = value
@@ -511,3 +512,15 @@ def test_extreme_sizes_train_and_evaluate(folder, content, height, width):
     transform = SSDAugmentation(32, RESNET, MEANS, STD, expand=False)
     trained = make(folder, content, training=True, transform=transform).sample(0, np.random.RandomState(1))
     assert trained.masks.shape == (1, 32, 32)
+
+
+def test_runs_whose_sum_overflows_to_the_right_one_are_damaged():
+    counts = b"PPPPPPPPPPPP4" * 3 + b"0"  # four of 2**62, which add up to 0 in 64 bits
+    with pytest.raises(ValueError, match="do not add up"):
+        decode_rle({"size": [0, 9], "counts": counts})
+
+
+def test_a_polygon_that_reaches_far_away_is_left_out(folder, content, caplog):
+    content["annotations"][1]["segmentation"] = [[0, 0, 4e8, 0, 4e8, 4e8]]  # its edge would fill gigabytes
+    data = make(folder, content)
+    assert len(data.ground_truth(0)[0]) == 2 and "reaches further than 10 picture sizes" in caplog.text

@@ -71,13 +71,15 @@ def entries(results):
     ("mask", "score", float("inf"), "has the score inf; write finite numbers"),
     ("bbox", "bbox", [0, 0, float("nan"), 1], "has the bbox [0, 0, nan, 1]; write x, y, width and height"),
     ("bbox", "bbox", [0, 0, 5, -1], "has the bbox [0, 0, 5, -1]; write x, y, width and height"),
+    ("bbox", "bbox", [0, 0, -5, 1], "has the bbox [0, 0, -5, 1]; write x, y, width and height"),
     ("mask", "segmentation", {"size": "x", "counts": "04"}, "has a mask of size 'x', but image"),
     ("mask", "segmentation", {"size": [2, 2], "counts": "04"}, "of the ground truth has ["),
     ("mask", "segmentation", {"size": [2, 2], "counts": 4}, "(see entry 2)"),
     ("mask", "counts", "P", "has a damaged mask: the run-length counts are cut off; write the file again"),
     ("mask", "counts", "04", "do not add up to its size"),  # COCOeval would run for ever
     ("mask", "counts", [5, 5], "add up to its size"), ("mask", "counts", ["5"], "add up to its size"),
-    ("mask", "counts", [[5]], "add up to its size")])
+    ("mask", "counts", [[5]], "add up to its size"),
+    ("mask", "counts", [-1, 96 * 96 + 1], "no whole numbers that add up to its size")])
 def test_an_entry_that_is_wrong_is_named(demo_data, tmp_path, entries, kind, key, value, words):
     entry = entries[kind][2]
     (entry["segmentation"] if key == "counts" else entry)[key] = value
@@ -97,6 +99,24 @@ def test_masks_of_other_programs(results, demo_data, tmp_path, entries, capsys):
     entries["mask"][0]["bbox"] = [0, 0, 500, 500]
     (tmp_path / "mask_detections.json").write_text(json.dumps(entries["mask"]))
     main(arguments(tmp_path, demo_data, "--eval_type=mask"))
+    assert capsys.readouterr().out == expected
+
+
+def test_images_without_detections_count(demo_data, tmp_path, entries, capsys):
+    first = entries["bbox"][0]["image_id"]
+    of_one = [entry for entry in entries["bbox"] if entry["image_id"] == first]
+    (tmp_path / "bbox_detections.json").write_text(json.dumps(of_one))
+    main(arguments(tmp_path, demo_data, "--eval_type=bbox"))
+    assert len(of_one) < len(entries["bbox"]) and "12 images" in capsys.readouterr().out
+
+
+def test_ground_truth_need_not_list_its_categories(results, demo_data, tmp_path, capsys):
+    main(arguments(results[0], demo_data))
+    expected = capsys.readouterr().out
+    content = json.loads((demo_data / "annotations" / "instances_val.json").read_text())
+    del content["categories"]
+    (tmp_path / "info.json").write_text(json.dumps(content))
+    main([*arguments(results[0], demo_data), f"--gt_ann_file={tmp_path / 'info.json'}"])
     assert capsys.readouterr().out == expected
 
 

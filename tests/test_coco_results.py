@@ -18,9 +18,9 @@ from utils.coco_results import (
     completed_annotation,
     evaluate_results,
     validation_figures,
-    write_json,
     write_metrics,
 )
+from utils.files import write_json
 from utils.instances import Instances
 
 SIZE = 100

@@ -218,6 +218,7 @@ def test_repr_is_one_line_per_key():
     ({"max_sise": 3}, "unknown config key 'max_sise'; did you mean 'max_size'?"),
     ({"fpn": {"num_feature": 3}}, "unknown config key 'fpn.num_feature'; did you mean 'fpn.num_features'?"),
     ({"valid_info": "x"}, "unknown config key 'valid_info'; did you mean 'dataset.valid_info'?"),
+    ({"type": "x"}, "unknown config key 'type'; did you mean 'backbone.type'?"),  # mask_type looks more alike
     ({"max_size": "big"}, "max_size='big' is of type str; write int, such as 550"),
     ({"max_size": 1.5}, "max_size=1.5 is of type float"),
     ({"max_size": True}, "max_size=True is of type bool"),
@@ -262,6 +263,8 @@ SLIM = {"resnet": {"args": ([1, 1, 1, 1], None, 1, 4)}, "vgg": SLIM_VGG,
     *[(backbone, {}) for backbone in SLIM],
     ("resnet", {"mask_proto_src": 1}), ("resnet", {"mask_proto_src": 3, "max_size": 900}),
     ("vgg", {"fpn": {"pad": False}}),
+    ("vgg", {"backbone": {"args": (SLIM_VGG.args[0], [[4, 2], [4, 1]], [3]), "selected_layers": [3, 5, 7]},
+             "mask_proto_src": 2}),
     ("darknet", {"mask_proto_net": [(4, 3, {}), (None, -3, {}), (4, 3, {"stride": 2, "dilation": 2, "padding": 1})]})])
 def test_mask_rescoring_is_refused_exactly_where_the_network_would_fail(backbone, overrides):
     import paddle
@@ -348,6 +351,11 @@ def test_num_classes_may_be_repeated_as_tutorials_do():
     assert cfg.copy({"dataset": fish, "num_classes": len(fish.class_names) + 1}).num_classes == 2
     with pytest.raises(ConfigError, match="num_classes=1 contradicts 2"):
         cfg.copy({"num_classes": 1, "dataset": fish})
+
+
+def test_blanks_around_a_key_and_its_value_do_not_matter():
+    config.apply_overrides([" lr = 0.5 ", "dataset.name= the sea "])
+    assert cfg.lr == 0.5 and cfg.dataset.name == "the sea"
 
 
 # ----------------------------------------------------------------------------- Anchor sizes follow max_size
@@ -437,9 +445,21 @@ def test_the_example_at_the_head_of_the_file_works(tmp_path):
     spec.loader.exec_module(edited)
 
     edited.set_cfg("yolact_fish_config")
-    assert edited.cfg.num_classes == 3 and edited.cfg.name == "yolact_fish"
+    assert edited.cfg.dataset.class_names is None and edited.cfg.name == "yolact_fish"
+    edited.cfg.dataset.class_names = ["salmon", "pike"]  # as train.py takes them from the JSON
+    assert edited.cfg.num_classes == 3
     assert edited.cfg.dataset.label_map is None
     assert edited.get_dataset("fish").train_info == "./data/fish/train.json"
+
+
+def test_without_class_names_their_number_is_not_known_yet():
+    fish = cfg.copy({"dataset": {"class_names": None}})
+    assert fish.dataset.label_map is None, "it numbered the names that were there"
+    with pytest.raises(ConfigError, match="dataset.class_names is None.*when the JSON is read"):
+        _ = fish.num_classes
+    assert fish.copy({"dataset": {"class_names": ["salmon"]}}).num_classes == 2
+    with pytest.raises(ConfigError, match="contradicts|is None"):
+        fish.copy({"num_classes": 7})
 
 
 # ------------------------------------------------------------------------- Overrides of the command line
@@ -511,3 +531,24 @@ def test_an_override_edits_the_data_set_that_was_chosen_before():
     config.apply_overrides(["dataset.valid_info=mine.json"])
     assert cfg.dataset.valid_info == "mine.json" and cfg.dataset.has_gt is False
     assert config.get_dataset("coco2017_testdev").valid_info.endswith("image_info_test-dev2017.json")
+
+
+@pytest.mark.parametrize("assignment", ["max_size=0x" + "f" * 400, "max_iter=0x" + "f" * 5000, "lr=0x" + "f" * 400])
+def test_an_integer_of_hundreds_of_digits_is_refused(assignment):
+    with pytest.raises(ConfigError, match="more than 63 bits"):
+        config.apply_overrides([assignment])
+
+
+def test_a_key_that_only_looks_like_a_number_stays_text():
+    with pytest.raises(ConfigError, match="label_map"):  # its keys are numbers; int("²") is an error
+        config.apply_overrides(["dataset.label_map={'²': 1}"])
+
+
+def test_a_pyramid_of_a_thousand_million_levels_is_not_walked_through():
+    config.get_config("yolact_plus_base").copy({"fpn": {"num_downsample": 10 ** 9}})
+
+
+def test_a_message_is_one_line_whatever_it_quotes():
+    with pytest.raises(ConfigError) as caught:
+        config.make_config("yolact\nbase\u2028")
+    assert len(str(caught.value).splitlines()) == 1

@@ -231,6 +231,11 @@ def test_which_blocks_are_deformable(config_name, args, blocks):
     assert deformable_blocks(config_name) == blocks
 
 
+def test_the_interval_counts_from_the_first_block_also_when_only_the_last_may_be_deformable():
+    backbone = ResNetBackbone([1, 5], [0, 4], 3, width=2)
+    assert [isinstance(block.conv2, DeformableConv2D) for block in backbone.layers[1]] == [False] * 3 + [True, False]
+
+
 def test_a_deformable_convolution_keeps_the_block_s_stride():
     x = paddle.ones([1, 3, 64, 64])
     plain, deformable = ResNetBackbone([1, 2, 2], width=4), ResNetBackbone([1, 2, 2], [0, 2, 2], width=4)

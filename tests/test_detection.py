@@ -1,5 +1,6 @@
 """From network outputs to masks: the three kinds of NMS and postprocess, against the original's."""
 import json
+import math
 import warnings
 
 import cv2
@@ -467,6 +468,23 @@ def test_fast_nms_looks_further_when_few_of_the_best_are_left(count):
     np.testing.assert_array_equal(best.numpy(), [scores[0, 120], *scores[1, :99]])
 
 
+@pytest.mark.parametrize("method", ["fast_nms", "cross_class_fast_nms"])
+def test_an_overlap_of_exactly_the_threshold_is_allowed(method):
+    boxes = paddle.to_tensor([[0.0, 0, 1, 1], [0.0, 0, 0.5, 1]])
+    index, _, _ = getattr(Detect(200, 0.05, 0.5, 100, 550), method)(boxes, paddle.to_tensor([[0.9, 0.8]]))
+    assert index.tolist() == [0, 1]
+
+
+def test_fast_nms_looks_as_far_as_it_must():
+    """Of boxes that are all in one place but the last, the first and the last are left."""
+    boxes = np.tile(np.float32([0.1, 0.1, 0.6, 0.6]), (60, 1))
+    boxes[-1] = [0.7, 0.7, 0.9, 0.9]
+    scores = np.linspace(0.9, 0.1, 60, dtype="float32")[np.newaxis]
+    detect = Detect(200, 0.05, 0.5, max_num_detections=2, max_size=550)
+    index, _, _ = detect.fast_nms(paddle.to_tensor(boxes), paddle.to_tensor(scores))
+    assert index.tolist() == [0, 59]
+
+
 def test_a_box_without_area_is_left_out_as_by_the_original():
     """The IoU of two such boxes is not a number, which is not below the threshold; the first has no box before it."""
     boxes = paddle.to_tensor([[0.5, 0.5, 0.5, 0.5]] * 2 + [[0.0, 0.0, 0.2, 0.2]])
@@ -491,6 +509,17 @@ def test_highest_scores_of_all_classes(count):
     np.testing.assert_array_equal(best.numpy(), -np.sort(-scores.numpy().ravel())[:count])
     np.testing.assert_array_equal(scores.numpy().ravel()[entry.numpy()], best.numpy())
     assert len(set(entry.tolist())) == count
+
+
+@pytest.mark.parametrize("margin, found", [(1e-4, 1), (-1e-4, 0)])
+def test_a_score_just_above_the_threshold_is_a_detection(margin, found):
+    """The second prior's, which the background shares with one class alone."""
+    logit = math.log(0.05 / 0.95) + margin
+    out = {"conf": [[[9.0, 0, -100], [0, logit, -100]]], "loc": np.zeros([1, 2, 4]), "mask": np.zeros([1, 2, 1]),
+           "priors": [[0.5, 0.5, 0.2, 0.2]] * 2}
+    out = {name: paddle.to_tensor(np.asarray(value, "float32")) for name, value in out.items()}
+    [detections] = Detect(200, 0.05, 0.5, 100, 550)(out)
+    assert (detections["score"] > 0.05).sum().item() == found  # the other class is there too, without a score
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.01, 0.05, 0.5, 0.9, 1.0])

@@ -23,6 +23,8 @@ from utils.download import DownloadError, download
 from utils.runtime import UserError
 
 REPO = Path(__file__).resolve().parent.parent
+
+
 @pytest.fixture
 def path(tmp_path):
     return str(tmp_path / "weights" / "file.pth")

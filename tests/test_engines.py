@@ -16,11 +16,11 @@ from data.config import get_config
 from tools.demo_shapes import draw_scene
 from utils import engines, networks, onnx_files
 from utils.engines import usable_precision
-from utils.export_comparison import relative_difference
 from utils.exported import Exported, load_exported
 from utils.networks import engine_folder, load_network, open_network
 from utils.predictor import Predictor, load_predictor
 from utils.runtime import UserError
+from utils.verification import relative_difference
 from yolact import Yolact
 
 REPO = Path(__file__).resolve().parent.parent

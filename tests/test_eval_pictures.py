@@ -231,7 +231,7 @@ class Window:
 
 def test_display_shows_what_is_written_until_the_user_stops(trained, demo_data, tmp_path, monkeypatch):
     window = Window(2)
-    monkeypatch.setattr(eval_script, "open_window", lambda title: window)
+    monkeypatch.setattr("utils.eval_pictures.open_window", lambda title: window)
     shutil.copytree(str(demo_data / "val"), str(tmp_path / "in"))
     evaluate(trained, tmp_path, f"--images={tmp_path / 'in'}:{tmp_path / 'out'}", "--display")
     written = [cv2.imread(str(tmp_path / "out" / name)) for name in files_below(tmp_path / "out")]
@@ -305,7 +305,7 @@ def test_video_without_a_screen_goes_to_the_output_folder(trained, clip, tmp_pat
     evaluate(trained, tmp_path / "results", f"--video={clip}")
     assert files_below(tmp_path / "results") == ["clip.mp4"] and "no window can be opened" in caplog.text
     window = Window(4)
-    monkeypatch.setattr(eval_script, "open_window", lambda title: window)
+    monkeypatch.setattr("utils.eval_pictures.open_window", lambda title: window)
     console = evaluate(trained, tmp_path / "shown", f"--video={clip}")
     assert "frames in" in console and "written" not in console and 1 <= len(window.shown) <= 4 and window.closed
 

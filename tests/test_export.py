@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -20,7 +21,7 @@ from layers.mask_iou_net import FastMaskIoUNet
 from layers.protonet import Upsample
 from tools import export
 from tools.demo_shapes import draw_scene
-from utils import engines, export_comparison, exported, exporting, onnx_files
+from utils import engines, exported, exporting, onnx_files, verification
 from utils.exported import inference_config, load_exported
 from utils.networks import load_network
 from utils.predictor import load_predictor
@@ -208,17 +209,17 @@ def test_an_export_replaces_an_earlier_one_and_nothing_else(tmp_path, demo):
     assert sorted(os.listdir(tmp_path)) == ["copy", "link", "tiny.json", "tiny.pdparams"]
 
 
-def test_the_comparison_picture(tmp_path, demo):
+def test_the_verification_picture(tmp_path, demo):
     assert json.loads((demo / "yolact.json").read_text())["compared"][0]["picture"] == "a drawn picture"
     (tmp_path / "a.jpg").write_text("no picture")
     (tmp_path / "readme.txt").write_text("no picture")
-    assert export_comparison.comparison_picture(None, str(tmp_path))[0] == "a drawn picture"
+    assert verification.verification_picture(None, str(tmp_path))[0] == "a drawn picture"
     cv2.imwrite(str(tmp_path / "b.png"), np.full((5, 7, 3), 9, np.uint8))
-    name, picture = export_comparison.comparison_picture(None, str(tmp_path))
+    name, picture = verification.verification_picture(None, str(tmp_path))
     assert name == "b.png" and picture.shape == (5, 7, 3)
-    assert export_comparison.comparison_picture(str(tmp_path / "b.png"), "gone")[0] == "b.png"
-    drawn = export_comparison.drawn_picture()
-    assert drawn.dtype == np.uint8 and drawn.std() > 30 and (drawn == export_comparison.drawn_picture()).all()
+    assert verification.verification_picture(str(tmp_path / "b.png"), "gone")[0] == "b.png"
+    drawn = verification.drawn_picture()
+    assert drawn.dtype == np.uint8 and drawn.std() > 30 and (drawn == verification.drawn_picture()).all()
 
 
 # --- the config of an export ------------------------------------------------------------------------------------
@@ -295,7 +296,7 @@ def test_a_model_that_is_not_the_network_is_refused(tmp_path, monkeypatch):
 
 
 def test_differences():
-    ones, difference = np.ones((2, 3), np.float32), export_comparison.relative_difference
+    ones, difference = np.ones((2, 3), np.float32), verification.relative_difference
     assert difference(ones, ones) == 0 and difference(ones, ones * 4) == 0.75
     assert difference(ones * np.float32([0, 1, 1]), ones) == pytest.approx(3 ** -0.5)
     assert difference(ones, ones[:1]) == float("inf")
@@ -303,16 +304,38 @@ def test_differences():
     assert difference(ones, ones * 0) > 1 and difference(ones * 0, ones * 0) == 0
 
 
+@pytest.mark.parametrize("precision, error, alone, allowed", [
+    ("fp32", 0.9e-4, False, True), ("fp32", 1.1e-4, False, False), ("fp32", 1.1e-4, True, False),
+    ("fp32", float("nan"), False, False), ("bf16", 0.09, False, True), ("bf16", 0.11, False, False)])
+def test_how_far_a_model_may_be_from_the_network(monkeypatch, precision, error, alone, allowed):
+    """Also when only a single picture is wrong, and not when it comes in a batch."""
+    reference = np.random.RandomState(0).randn(2, 50).astype(np.float64)
+
+    def network(images):
+        wrong = error if not alone or len(images) == 1 else 0.0
+        return {"conf": paddle.to_tensor(reference[:len(images)] * (1 + wrong))}
+
+    ready = SimpleNamespace(engine="an engine", network=network)
+    monkeypatch.setattr(verification, "load_exported", lambda *args, **kwargs: ready)
+    cases, told = {"network": (np.zeros((2, 3)), {"conf": paddle.to_tensor(reference)})}, []
+    if allowed:
+        found = verification.verify("folder", "openvino", cases, precision, told.append)
+        assert found["network"]["conf"] == pytest.approx(error, rel=1e-6) and len(told) == 1
+    else:
+        with pytest.raises(UserError, match="network in an engine differs from the network itself in conf.*is refused"):
+            verification.verify("folder", "openvino", cases, precision, told.append)
+
+
 def test_a_mask_iou_net_that_differs_is_refused(tmp_path, monkeypatch):
     weights, _ = weights_of(tmp_path, *PLUS)
-    original = exporting.run_network
+    original = exporting.reference_cases
 
     def other(*arguments):
         cases = original(*arguments)
         masks, out = cases["maskiou_net"]
         return {**cases, "maskiou_net": (masks, {"iou": out["iou"] + 0.01})}
 
-    monkeypatch.setattr(exporting, "run_network", other)
+    monkeypatch.setattr(exporting, "reference_cases", other)
     refused(f"the maskiou_net in Paddle {paddle.__version__}, fp32 differs|in iou", f"--trained_model={weights}",
             f"--out={tmp_path / 'out'}")
     assert sorted(os.listdir(tmp_path)) == ["tiny.json", "tiny.pdparams"]
@@ -450,7 +473,7 @@ def test_paddle_2_is_kept_from_crashing_on_a_model_of_paddle_3(copy, monkeypatch
 
 
 def test_a_picture_of_another_size(demo):
-    network = load_exported(str(demo), threads=1).network
+    network = load_exported(str(demo)).network
     for shape in ((1, 3, 96, 95), (3, 96, 96), (0, 3, 96, 96)):
         with pytest.raises(ValueError, match=r"takes \['batch', 3, 96, 96\], not"):
             network(np.zeros(shape, np.float32))
@@ -475,7 +498,7 @@ def test_onnx_gives_what_the_network_gives(tmp_path, onnx_packages, demo_net):
     import onnx
 
     run(f"--trained_model={DEMO}", f"--out={tmp_path / 'out'}", "--format=both")
-    ready = load_exported(str(tmp_path / "out"), backend="onnxruntime", threads=1)
+    ready = load_exported(str(tmp_path / "out"), backend="onnxruntime")
     assert isinstance(ready.network.run, engines.OnnxRuntimeModel)
     images = pictures(3, 96)
     with paddle.no_grad():

@@ -57,3 +57,27 @@ def test_the_folder_is_looked_through_once_only(tmp_path, monkeypatch):
     for number in range(5):
         write(tmp_path / f"{number}.png")
     assert looks == [str(tmp_path)]
+
+
+def test_a_folder_that_cannot_be_put_in_its_place_leaves_the_old_one(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").write_bytes(b"")
+    rename = os.rename
+
+    def fail(source, target):
+        if source.endswith(".tmp"):
+            raise OSError("no")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fail)
+    with pytest.raises(OSError, match="no"), atomic_folder(str(tmp_path / "out")):
+        pass
+    assert os.listdir(tmp_path) == ["out"] and os.listdir(tmp_path / "out") == ["old"]
+
+
+def test_a_linked_folder_is_replaced_where_it_lies(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    with atomic_folder(str(tmp_path / "link")) as folder, open(os.path.join(folder, "new"), "wb"):
+        pass
+    assert (tmp_path / "link").is_symlink() and os.listdir(tmp_path / "there") == ["new"]

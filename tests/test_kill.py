@@ -16,20 +16,21 @@ KILLER = """
 import json, os, random, signal, sys, time
 sys.path[:0] = [sys.argv[1]]
 import train
-from utils import checkpoint
+from utils import checkpoint, checkpoint_files
 arguments, kills, out = json.loads(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 random.seed(1)
 
 def die_in_the_write():
     left = random.randint(1, 9)
-    for name in ("sync_to_disk", "_remove"):
-        def counted(*given, real=getattr(checkpoint, name)):
+    places = ((checkpoint, "sync_to_disk"), (checkpoint, "remove_files"), (checkpoint_files, "remove_files"))
+    for module, name in places:
+        def counted(*given, real=getattr(module, name)):
             nonlocal left
             left -= 1
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(*given)
-        setattr(checkpoint, name, counted)
+        setattr(module, name, counted)
 
 def start(inside):
     sys.stdout.flush()

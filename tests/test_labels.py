@@ -148,7 +148,7 @@ def test_chinese_names_are_taken_from_a_font_of_the_system_if_there_is_one():
 
 def test_a_name_in_two_fonts_is_as_wide_as_its_parts():
     pad = 2 * labels._pad(20)
-    whole, parts = labels._set("猫ab犬", 20), [labels._set(part, 20) for part in ("猫", "ab", "犬")]
+    whole, parts = labels._typeset("猫ab犬", 20), [labels._typeset(part, 20) for part in ("猫", "ab", "犬")]
     assert whole.width - pad == pytest.approx(sum(part.width - pad for part in parts), abs=3)
     assert whole.height >= max(part.height for part in parts)
     image = written([Label("猫ab犬", "", (80, 60, 120, 90), COLOR)])
@@ -160,11 +160,11 @@ def test_a_name_in_two_fonts_is_as_wide_as_its_parts():
 def test_without_any_other_font_names_are_still_written(monkeypatch):
     monkeypatch.setattr(labels, "_wide_fonts", lambda: ())
     labels._font_with.cache_clear()
-    labels._set.cache_clear()
+    labels._typeset.cache_clear()
     assert font_file("猫") == font_file("c")
     assert written([Label("猫", "0.97", (80, 60, 120, 90), COLOR)]).any()
     labels._font_with.cache_clear()
-    labels._set.cache_clear()
+    labels._typeset.cache_clear()
 
 
 def test_fonts_of_the_system_are_found_by_their_file_names(monkeypatch):

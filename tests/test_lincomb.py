@@ -3,6 +3,7 @@
 import warnings
 
 import cv2
+import matplotlib.colors
 import numpy as np
 import pytest
 
@@ -78,7 +79,11 @@ def test_signs_are_told_apart_by_colour():
     figure = build_lincomb_figure(image, protos, np.float32([0.5, -0.9]), window(), BOX, "cat")
     minus, _, plus = (axes.title for axes in figure.axes[:3])
     assert minus.get_text() == "−0.90 × prototype 1" and plus.get_text() == "+0.50 × prototype 0"
-    assert minus.get_color() != plus.get_color()
+    # As the sums' colours have them: blue below zero, red above.
+    red, _, blue, _ = matplotlib.colors.to_rgba(minus.get_color())
+    assert blue > 2 * red
+    red, _, blue, _ = matplotlib.colors.to_rgba(plus.get_color())
+    assert red > 2 * blue
 
 
 def test_the_cut_leaves_the_box_and_a_sample_around_it():

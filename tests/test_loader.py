@@ -142,9 +142,11 @@ class Counting(Numbers):
 def test_prefetch_is_bounded(tmp_path):
     path = tmp_path / "count"
     with BatchLoader(Counting(str(path)), collate, 5, num_workers=1) as loader:
-        next(loader.stream())
+        stream = loader.stream()
+        for _ in range(6):
+            next(stream)
         time.sleep(0.3)
-        assert 5 <= path.stat().st_size <= 10
+        assert 30 <= path.stat().st_size <= 35  # those taken, and one more batch
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -221,3 +223,20 @@ def test_workers_end_when_the_training_is_killed():
     while any(_alive(pid) for pid in workers) and time.time() < deadline:
         time.sleep(0.2)
     assert not [pid for pid in workers if _alive(pid)]
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_ranks_share_every_batch(ranks):
+    [whole] = _batches(batch_size=7, seed=5)
+    shares = []
+    for rank in range(ranks):
+        with BatchLoader(Numbers(), collate, 7, seed=5, rank=rank, ranks=ranks) as loader:
+            assert loader.batches_per_epoch == 1
+            shares.append(next(loader.stream())[2].indices)
+    assert [shares[place % ranks][place // ranks] for place in range(7)] == whole.indices
+    assert sum(map(len, shares)) == 7
+
+
+def test_fewer_samples_than_ranks_are_refused():
+    with pytest.raises(ValueError, match="--batch_size is 3.*4 processes together; make it 4"):
+        BatchLoader(Numbers(), collate, 3, rank=0, ranks=4)

@@ -53,6 +53,33 @@ def load(pictures, info, training):
     return COCODetection(pictures, info, None, CLASS_NAMES, training=training)
 
 
+def test_large_is_a_share_of_the_whole_picture_and_of_usable_objects():
+    image = {"id": 1, "height": 20, "width": 200}
+    half, tenth = (annotation_of(rectangle_mask(20, 200, 0, 0, 20, width), width, 1) for width in (100, 20))
+    faulty = {**half, "segmentation": []}
+    assert overfit.large_objects([half, tenth, faulty], image, 0.1) == [half]
+    assert overfit.large_objects([half, tenth, faulty], image, 0.09) == [half, tenth]
+
+
+def test_a_training_that_fails_ends_the_command_with_its_exit_code(monkeypatch, tmp_path):
+    monkeypatch.setattr(overfit.subprocess, "run", lambda command, check: subprocess.CompletedProcess(command, 3))
+    with pytest.raises(SystemExit) as stop:
+        overfit.train(overfit.parse_args([f"--out={tmp_path}"]), [])
+    assert stop.value.code == 3
+
+
+def test_a_bound_of_zero_has_no_ratio(monkeypatch, tmp_path, capsys):
+    nothing = {"AP": 0.0}
+    for name, value in {"prepare": ({"images": [{"id": 7}], "annotations": []}, []), "prototype_size": (4, 4),
+                        "bound_of": nothing, "train": "x.pdparams",
+                        "evaluate": {"bbox": nothing, "segm": nothing}}.items():
+        monkeypatch.setattr(overfit, name, lambda *arguments, value=value: value)
+    monkeypatch.setattr(overfit.evaluation, "load_validation_set", lambda: None)
+    overfit.run(overfit.parse_args([f"--out={tmp_path}"]))
+    assert json.loads((tmp_path / "overfit.json").read_text())["ratio"] is None
+    assert "- of the bound is reached" in capsys.readouterr().out
+
+
 @pytest.fixture
 def mixed(tmp_path):
     """Pictures 100 x 100, ids not in order: which of them count as large at 0.1 is told by their objects."""
@@ -93,6 +120,19 @@ def test_a_broken_picture_is_not_chosen(mixed, caplog):
 def test_too_few_pictures_are_told_with_the_fix(mixed):
     with pytest.raises(UserError, match=r"only 4 of the 7 .* --count is 5; lower --min_area"):
         overfit.choose(load(*mixed, training=True), 5, 0.1)
+
+
+def test_class_names_that_the_config_does_not_give_are_those_of_the_file(mixed, tmp_path):
+    pictures, info = mixed
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "metrics.json").write_text("{}")  # of an earlier run
+    subset, overrides = overfit.prepare(overfit.parse_args([
+        "--config=yolact_demo", f"--images={pictures}", f"--info={info}", "--count=2", f"--out={tmp_path / 'out'}",
+        "-o", "dataset.class_names=None", "dataset.train_info=another.json"]))
+    assert overfit.cfg.dataset.class_names == list(CLASS_NAMES)
+    assert [category["name"] for category in subset["categories"]] == list(CLASS_NAMES)  # train.py reads them there
+    assert overrides[-1] == "dataset.has_gt=True" and "dataset.class_names=None" in overrides
+    assert os.listdir(tmp_path / "out") == ["subset.json"]
 
 
 def iou(one, other):
@@ -146,13 +186,14 @@ def test_the_prototypes_size_is_the_network_s():
         overfit.prototype_size(overfit.cfg)
 
 
-def test_learns_demo_pictures_by_heart(demo_data, tmp_path, capfd):
+def test_learns_demo_pictures_by_heart(demo_data, tmp_path, capfd, caplog):
     info, out = demo_data / "annotations" / "instances_train.json", tmp_path / "out"
     overfit.main([
         "--config=yolact_demo_config", f"--images={demo_data / 'train'}", f"--info={info}", "--count=4",
         "--min_area=0.05", "--max_size=64", "--iterations=80", "--num_workers=0", f"--out={out}",
         "-o", *SMALL])
     printed = capfd.readouterr().out
+    assert "below 6 train.py freezes batch norm" in caplog.text
 
     report, metrics, subset = (json.loads((out / f"{name}.json").read_text())
                                for name in ("overfit", "metrics", "subset"))

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from utils import overlap
 from utils.overlap import Behind, ahead
 
 
@@ -81,6 +82,30 @@ def test_ahead_stops_when_it_is_closed():
     items.close()
     assert made[-1] == "closed" and len(made) <= 5
     assert threading.active_count() == threads
+
+
+def test_ahead_finishes_the_item_in_the_making_and_takes_no_more(monkeypatch):
+    made, begun, go_on = [], threading.Event(), threading.Event()
+
+    class Thread(overlap.ThreadPoolExecutor):
+        def shutdown(self, **options):
+            threading.Timer(0.2, go_on.set).start()  # when what waits has been cancelled
+            super().shutdown(**options)
+
+    def source():
+        yield 0
+        for number in range(1, 5):
+            begun.set()
+            go_on.wait(20)
+            made.append(number)
+            yield number
+
+    monkeypatch.setattr(overlap, "ThreadPoolExecutor", Thread)
+    items = ahead(source(), depth=3)
+    next(items)
+    begun.wait(20)
+    items.close()
+    assert made == [1]
 
 
 @pytest.mark.parametrize("fails", [False, True])

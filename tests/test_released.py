@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 from cli_runs import places, run
 from file_server import DATA, OTHER, sha256
@@ -35,7 +36,7 @@ def content(path):
 
 
 def test_released_weights_are_fetched_once(server, tmp_path, monkeypatch):
-    monkeypatch.setitem(module.RELEASED, "yolact_base", (f"{server.address}/x", "yolact_base_54_800000.pth"))
+    monkeypatch.setitem(module.RELEASED, "yolact_base", f"{server.address}/yolact_base_54_800000.pth")
     for _ in range(2):
         found = released_weights("yolact_base", str(tmp_path), bar=False)
         assert found == str(tmp_path / "yolact_base_54_800000.pth") and content(found) == DATA
@@ -102,7 +103,7 @@ def network_file(path, name):
 
 def test_a_name_becomes_a_converted_file_once(server, tmp_path, monkeypatch):
     """The download is what the author published; what is used afterwards carries its config."""
-    monkeypatch.setitem(module.RELEASED, "yolact_resnet50", (f"{server.address}/x", "yolact_resnet50_54_800000.pth"))
+    monkeypatch.setitem(module.RELEASED, "yolact_resnet50", f"{server.address}/yolact_resnet50_54_800000.pth")
     weights = network_file(tmp_path / "published.pth", "yolact_resnet50")
     server.data = (tmp_path / "published.pth").read_bytes()
     server.etag = f'"{sha256(server.data)}"'
@@ -115,6 +116,13 @@ def test_a_name_becomes_a_converted_file_once(server, tmp_path, monkeypatch):
     assert saved_config(path) == json.loads(json.dumps(get_config("yolact_resnet50").to_dict()))
     read = read_weights(path)
     assert read.keys() == weights.keys() and all((read[name] == weights[name]).all() for name in weights)
+
+
+def test_the_pascal_network_is_converted_where_its_user_has_put_it(tmp_path):
+    save_pth(str(tmp_path / "yolact_resnet50_pascal_54_120000.pth"), {"fpn.lat_layers.0.bias": np.ones(3, np.float32)})
+    path = weights_file("yolact_resnet50_pascal", str(tmp_path), get_config)
+    assert path == str(tmp_path / "yolact_resnet50_pascal_54_120000.safetensors")
+    assert saved_config(path) == json.loads(json.dumps(get_config("yolact_resnet50_pascal").to_dict()))
 
 
 def test_a_file_is_itself_and_a_missing_one_is_explained(tmp_path):
@@ -130,8 +138,8 @@ def test_a_file_is_itself_and_a_missing_one_is_explained(tmp_path):
 def test_without_a_network_one_sentence_says_what_to_do(tmp_path, monkeypatch):
     with socket.socket() as unused:  # nobody listens at its port
         unused.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{unused.getsockname()[1]}/yolact_base.pth"
-    monkeypatch.setitem(module.RELEASED, "yolact_base", (address, "yolact_base_54_800000.pth"))
+        address = f"http://127.0.0.1:{unused.getsockname()[1]}/yolact_base_54_800000.pth"
+    monkeypatch.setitem(module.RELEASED, "yolact_base", address)
     with pytest.raises(DownloadError, match=f"cannot reach.*{address} by hand and put it at .*_54_800000.pth"):
         weights_file("yolact_base", str(tmp_path), get_config, bar=False)
     assert os.listdir(tmp_path) == []
@@ -141,15 +149,14 @@ def test_the_addresses_are_well_formed():
     from paddle.vision.models.resnet import model_urls
 
     assert module.RELEASED["yolact_base"] == (
-        "https://huggingface.co/dbolya/yolact-base/resolve/main/yolact_base_54_800000.pth", "yolact_base_54_800000.pth")
-    assert module.RELEASED["yolact_plus_resnet50"][0] == (
+        "https://huggingface.co/dbolya/yolact-base/resolve/main/yolact_base_54_800000.pth")
+    assert module.RELEASED["yolact_plus_resnet50"] == (
         "https://huggingface.co/dbolya/yolact-plus-resnet50/resolve/main/yolact_plus_resnet50_54_800000.pth")
     assert set(module.RELEASED) == {"yolact_base", "yolact_im700", "yolact_resnet50", "yolact_darknet53",
                                     "yolact_plus_base", "yolact_plus_resnet50"}
-    for name, (url, file) in module.RELEASED.items():
-        assert url.endswith("/" + file) and file == f"{name}_54_800000.pth"
-    urls = [url for url, _ in module.RELEASED.values()]
-    urls += [url for table in module.BACKBONES.values() for url in table.values()]
+    for name, url in module.RELEASED.items():
+        assert url.endswith(f"/{name}_54_800000.pth")
+    urls = [*module.RELEASED.values(), *(url for table in module.BACKBONES.values() for url in table.values())]
     assert len(set(urls)) == 11
     for url in urls + [model_urls[depth][0] for depth in ("resnet50", "resnet101")]:
         assert re.fullmatch(r"https://[a-z.-]+(/[\w.-]+)+\.(pth|pdparams)", url), url
@@ -166,7 +173,7 @@ def published_demo(server, tmp_path, monkeypatch):
     path = tmp_path / "published.pth"
     save_pth(str(path), read_weights(str(REPO / "weights" / "yolact_demo.safetensors")))
     server.data = path.read_bytes()
-    monkeypatch.setitem(module.RELEASED, "yolact_demo", (f"{server.address}/x", "yolact_demo_54_800000.pth"))
+    monkeypatch.setitem(module.RELEASED, "yolact_demo", f"{server.address}/yolact_demo_54_800000.pth")
     return server
 
 

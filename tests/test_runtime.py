@@ -100,6 +100,18 @@ def test_seed_of_an_iteration_does_not_depend_on_the_past():
     assert _draw() == first
 
 
+@pytest.mark.parametrize("kind, good, bad", [
+    (runtime.whole_number, {"1": 1, "20": 20}, ["0", "-1", "1.0", "", "x", "\u0664"]),
+    (runtime.threshold, {"0.3": 0.3, "-1": -1, "1e-3": 0.001}, ["inf", "-inf", "nan", "", "x"]),
+    (runtime.seed_number, {"0": 0, "4294967295": 4294967295}, ["4294967296", "-1", "0.5", "", "x"])])
+def test_numbers_of_the_command_line(kind, good, bad):
+    for text, value in good.items():
+        assert kind(text) == value
+    for text in bad:
+        with pytest.raises(argparse.ArgumentTypeError, match="is no "):
+            kind(text)
+
+
 def test_peak_memory_is_in_gib():
     assert 0.02 < runtime.peak_memory_gib() < 64
 

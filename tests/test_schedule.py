@@ -33,6 +33,10 @@ def test_scaling_is_relative_to_the_batch_the_config_is_for():
     assert (schedule.lr, schedule.max_iter, schedule.lr_steps) == (1e-3, 1000, (500,))
 
 
+def test_a_training_has_an_iteration_however_large_the_batch_is():
+    assert build_schedule(_config(max_iter=3, lr_steps=[]), 64).max_iter == 1
+
+
 def test_no_autoscale_and_command_line_values():
     schedule = build_schedule(_config(), 2, autoscale=False)
     assert (schedule.lr, schedule.max_iter) == (1e-3, 800000)

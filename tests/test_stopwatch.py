@@ -61,6 +61,12 @@ def test_the_table():
         ["total", "100.0", "100.0", "10.0", "100.0%"]]
 
 
+def test_shares_of_one_fast_picture():
+    watch = Stopwatch()
+    watch.seconds = {"load": [0.001], "network": [0.003]}
+    assert [line.split()[-1] for line in watch.table().splitlines()[1:]] == ["25.0%", "75.0%", "100.0%"]
+
+
 def test_stages_that_take_no_time_have_a_line(clock):
     watch = Stopwatch()
     watch.start()

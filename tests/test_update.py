@@ -134,6 +134,15 @@ def test_a_step_without_a_finite_loss_leaves_batch_norm_alone():
     assert all(np.array_equal(value, before[name]) for name, value in weights_of(net).items())
 
 
+def test_of_frozen_norms_no_statistics_are_kept():
+    config, frozen = tiny_update()
+    norms = [name for name in frozen.net.state_dict() if name.endswith("_mean")]
+    assert frozen.statistics == [] and norms
+    net = Yolact(config)
+    net.train()
+    assert len(Update(net, frozen.optimizer).statistics) == 2 * len(norms)
+
+
 def test_half_precision_on_a_cpu_is_a_warning(caplog):
     with caplog.at_level(logging.WARNING):
         assert amp_type(True, "cpu") is None and "--amp has no effect" in caplog.text

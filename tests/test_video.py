@@ -10,11 +10,13 @@ import threading
 import time
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
+from utils import video
 from utils.in_out import split_in_out
 from utils.runtime import UserError
 from utils.video import VideoSource, run_video, video_in_out
@@ -687,3 +689,12 @@ def test_the_bar_counts_the_frames(capsys):
     assert "7/7" in capsys.readouterr().err
     run_video(FakeSource(7), levels, keep, FakeFile(), bar=False)
     assert capsys.readouterr().err == ""
+
+
+def test_frames_are_due_from_the_first_one_on(monkeypatch):
+    clock = [5.0]
+    monkeypatch.setattr(video, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    pace = video._Pace(10)
+    assert [pace.next_in() for _ in range(3)] == pytest.approx([0, 0.1, 0.2])
+    clock[0] += 9
+    assert pace.next_in() == 0 and video._Pace(None).next_in() == 0

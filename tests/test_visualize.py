@@ -258,7 +258,7 @@ def test_pictures_are_written_whole_or_not_at_all(tmp_path):
 
 
 def test_importing_needs_no_matplotlib_and_drawing_no_pyplot():
-    code = ("import sys, numpy as np, utils.visualize as v, utils.instances as i, utils.comparison, utils.lincomb;"
+    code = ("import sys, numpy as np, utils.visualize as v, utils.instances as i, utils.comparison_page, utils.lincomb;"
             "assert 'matplotlib' not in sys.modules;"
             "found = i.Instances([0], [0.5], [[20, 20, 80, 80]], None, ['a'], 100, 100);"
             "assert v.draw_detections(np.zeros((100, 100, 3), np.uint8), found, [(9, 9, 9)]).any();"

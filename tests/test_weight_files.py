@@ -10,6 +10,7 @@ import numpy as np
 import paddle
 import pytest
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from utils import weight_files as F
 from utils.torch_files import MAGIC
@@ -34,6 +35,26 @@ def _same(first, second):
     for name in first:
         assert first[name].dtype == second[name].dtype and first[name].shape == second[name].shape, name
         assert np.array_equal(first[name], second[name]), name
+
+
+def test_an_order_that_another_tool_left_behind_does_not_matter(tmp_path):
+    """It took a tensor away and kept the metadata."""
+    path = str(tmp_path / "changed.safetensors")
+    save_file({"b": np.ones(2, np.float32), "a": np.zeros(1, np.float32)}, path, {"order": '["b", "gone", "a"]'})
+    assert sorted(F.read_file(path).tensors) == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", ["pth", "npz"])
+def test_a_zip_file_that_points_before_its_beginning_is_damaged_and_not_unreadable(tmp_path, kind):
+    """The seek there fails as if the disk did."""
+    path = tmp_path / "net.x"
+    WRITERS[kind](str(path), _tensors())
+    data = bytearray(path.read_bytes())
+    place = data.rfind(b"PK\5\6") + 16  # where the end of the archive says its directory begins
+    struct.pack_into("<I", data, place, struct.unpack_from("<I", data, place)[0] + 5000000)
+    path.write_bytes(data)
+    with pytest.raises(F.WeightsError, match="damaged"):
+        F.read_file(str(path))
 
 
 # Hand-made pickles: the instructions of a value that pickle itself writes, without frame and end.
@@ -386,3 +407,41 @@ def test_a_folder_and_a_missing_file_are_named(tmp_path):
             F.read_file(str(path))
     with pytest.raises(F.WeightsError, match="gone.*No such file"):
         F.unpickle_arrays(str(tmp_path / "gone.pdopt"))
+
+
+DEEP_TUPLE, SHARED_TUPLES = b")" + b"\x85" * 300_000, b")" + b"2\x86" * 80
+
+
+@pytest.mark.parametrize("pickled, words", {
+    "a key that is nested deeper than the stack": (b"}" + DEEP_TUPLE + b"K\1s", "tuples as keys"),
+    "a key that is hashed for ever": (b"}(" + SHARED_TUPLES + b"K\1u", "tuples as keys"),
+    "such a key of an ordered dictionary": (
+        _call("collections\nOrderedDict", b"](" + SHARED_TUPLES + b"K\1\x86e"), "tuples as keys"),
+    "such an element of a set": (b"\x8f(" + SHARED_TUPLES + b"\x90", "garbled"),
+    "the thousand millionth object": (b"}r\xff\xff\xff\x3f", "no tensors")}.values())
+def test_a_few_bytes_take_neither_all_memory_nor_for_ever(tmp_path, pickled, words):
+    path = tmp_path / "net.x"
+    path.write_bytes(b"\x80\x04" + pickled + b".")
+    tracemalloc.start()
+    try:
+        with pytest.raises(F.WeightsError, match=words):
+            F.read_file(str(path))
+        assert tracemalloc.get_traced_memory()[1] < 2 ** 27
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("member", [b"no array", np.array(["text"]), np.zeros(2, "M8[s]"), np.zeros(2, complex)])
+def test_an_npz_of_something_else_than_numbers_is_refused(tmp_path, member):
+    with zipfile.ZipFile(tmp_path / "net.npz", "w") as archive, archive.open("a.npy", "w") as file:
+        file.write(member) if isinstance(member, bytes) else np.save(file, member)
+    with pytest.raises(F.WeightsError, match="something else than arrays of numbers"):
+        F.read_file(str(tmp_path / "net.npz"))
+
+
+def test_a_config_that_is_no_dictionary_is_damaged(tmp_path):
+    path = str(tmp_path / "net.safetensors")
+    F.write_safetensors(path, _tensors(), ["yolact_base"])
+    for read in (F.read_file, F.safetensors_config):
+        with pytest.raises(F.WeightsError, match="its config is no dictionary"):
+            read(path)

@@ -234,7 +234,7 @@ def test_fine_tuning_keeps_what_fits():
     assert len(report.loaded) + 4 == len(arrays)
     name = "backbone.layers.0.0.conv1.weight"
     assert np.array_equal(_state(net)[name], arrays[name])
-    assert "skipped semantic_seg_conv.bias: [5] in the file, [2] in the network" in report.summary()
+    assert "skipped semantic_seg_conv.bias: [5] in the file, [2] in the network" in report.table()
 
 
 def test_another_network_is_named():
@@ -256,7 +256,21 @@ def test_leftovers_of_the_first_release_are_dropped():
     extra = {"backbone.layer1.0.conv1.weight": np.zeros(3, np.float32),
              "fpn.downsample_layers.2.weight": np.zeros(3, np.float32)}
     report = W.load_weights(net, {**arrays, **extra}, strict=True)
-    assert not report.unused and _equal(_state(net), arrays)
+    assert not report.unused and report.dropped == list(extra) and _equal(_state(net), arrays)
+
+
+def test_a_counter_that_is_there_is_kept_and_one_that_is_not_is_made():
+    named = weight_names.originals({"bn1.num_batches_tracked": np.array(7), "bn1._variance": np.ones(2, np.float32),
+                                    "bn2._variance": np.ones(2, np.float32)})
+    assert list(named) == ["bn1.num_batches_tracked", "bn1.running_var", "bn2.running_var", "bn2.num_batches_tracked"]
+    assert named["bn1.num_batches_tracked"] == 7 and named["bn2.num_batches_tracked"] == 0
+
+
+def test_layers_that_the_network_has_are_no_leftovers():
+    """Its own P6 and P7 are called as the surplus ones are."""
+    shapes = {"fpn.downsample_layers.0.bias": np.zeros(4, np.float32)}
+    report = W.compare(shapes, {**shapes, "fpn.downsample_layers.1.bias": np.zeros(4, np.float32)})
+    assert report.loaded == list(shapes) and report.dropped == ["fpn.downsample_layers.1.bias"]
 
 
 def test_class_count_without_segmentation_or_heads():

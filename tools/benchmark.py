@@ -31,7 +31,7 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 STARTED_WITH = dict(os.environ)  # before Paddle changes it at its import; for commands that are started
@@ -53,6 +53,7 @@ import cv2  # noqa: E402
 import paddle  # noqa: E402
 
 from data.coco import collate  # noqa: E402
+from data.coco_checks import class_names_of  # noqa: E402
 from data.config import apply_overrides, cfg, set_cfg, set_dataset  # noqa: E402
 from data.images import DatasetError  # noqa: E402
 from tools.benchmarks.data import (  # noqa: E402
@@ -65,9 +66,9 @@ from tools.benchmarks.data import (  # noqa: E402
 from tools.benchmarks.engines import EAGER  # noqa: E402
 from tools.benchmarks.inference import run_inference  # noqa: E402
 from tools.benchmarks.training import WARM_UP, Iterations, measure_training, training_report  # noqa: E402
-from utils.checkpoint import check_writable  # noqa: E402
-from utils.coco_results import write_json  # noqa: E402
 from utils.engines import BACKENDS, PRECISIONS  # noqa: E402
+from utils.files import write_json  # noqa: E402
+from utils.in_out import check_writable  # noqa: E402
 from utils.loader import BatchLoader  # noqa: E402
 from utils.networks import locate  # noqa: E402
 
@@ -106,7 +107,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def _add_inference_options(add) -> None:
+def _add_inference_options(add: Callable[..., argparse.Action]) -> None:
     add("--trained_model", help="weights of any format, or a released network's name; its engines are kept beside it "
                                 "(default: random weights that find as many objects as trained ones)")
     add("--pictures", metavar="DIR", help="folder of pictures (default: the config's for validation)")
@@ -122,16 +123,22 @@ def _add_inference_options(add) -> None:
 
 
 def configure(args: argparse.Namespace) -> str | None:
-    """Fill the global cfg: --config or that of --trained_model, then --dataset, then -o. Returns the weights' path."""
-    path = None
+    """Fill the global cfg: --config or that of --trained_model, then --dataset, then -o. Returns the weights' path.
+
+    Class names that none of them gives are those of the network, or those of the JSON for random weights.
+    """
+    path, class_names = None, None
     if args.trained_model is None:
         set_cfg(args.config or DEFAULT_CONFIG)
     else:
         path, config, _ = locate(args.trained_model, args.config, "weights/")
         cfg.update_in_place(config)
+        class_names = cfg.dataset.class_names
     if args.dataset is not None:
         set_dataset(args.dataset)
     apply_overrides(args.override)
+    if cfg.dataset.class_names is None:
+        cfg.dataset.class_names = class_names or class_names_of(cfg.dataset)
     return path
 
 

@@ -4,12 +4,17 @@
 
 Every image of the annotation file counts, whether or not there are detections in it.
 """
+from __future__ import annotations
+
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pycocotools import mask as mask_utils
+from pycocotools.coco import COCO
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -19,8 +24,8 @@ from data.images import DatasetError, decode_rle  # noqa: E402
 from utils.coco_results import class_table, evaluate_results  # noqa: E402
 
 
-def parse_args(argv=None):
-    """The command line as a namespace."""
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line as a namespace; exits with a message on a wrong one."""
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     add = parser.add_argument
@@ -33,12 +38,11 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def read_results(path, kind, truth):
+def read_results(path: str, kind: str, truth: COCO) -> list[dict[str, Any]]:
     """A list of COCO results, masks as compressed RLE.
 
     Args:
-        path: of the file. kind: the key that each result needs, "bbox" or "segmentation". truth: pycocotools COCO of
-            the ground truth.
+        path: of the file. kind: the key that each result needs, "bbox" or "segmentation". truth: the ground truth.
 
     Raises:
         DatasetError: the file cannot be read, is no such list, is of other images, or has an unusable entry.
@@ -46,7 +50,7 @@ def read_results(path, kind, truth):
     try:
         with open(path, encoding="utf-8") as file:
             results = json.load(file)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(f"{path} cannot be read ({error}); eval.py --output_coco_json writes it") from error
     wrong = -1 if not isinstance(results, list) else next(
         (number for number, entry in enumerate(results) if not _is_result(entry, kind)), None)
@@ -70,7 +74,8 @@ def read_results(path, kind, truth):
     return found
 
 
-def _is_result(entry, kind):
+def _is_result(entry: Any, kind: str) -> bool:
+    """Whether an entry of a file has the keys of a result, with values of the types that they should have."""
     if not (isinstance(entry, dict) and {"image_id", "category_id", "score", kind} <= set(entry)
             and all(type(entry[key]) in (int, float, str) for key in ("image_id", "category_id"))
             and type(entry["score"]) in (int, float)):
@@ -82,7 +87,7 @@ def _is_result(entry, kind):
     return isinstance(mask, dict) and "size" in mask and isinstance(mask.get("counts"), (str, list))
 
 
-def _category(entry, truth):
+def _category(entry: dict[str, Any], truth: COCO) -> Any:
     category = entry["category_id"]
     if "categories" in truth.dataset and category not in truth.cats:
         raise ValueError(f"the category_id {category}, which the ground truth does not have; write the ids of its "
@@ -90,20 +95,20 @@ def _category(entry, truth):
     return category
 
 
-def _score(entry):
+def _score(entry: dict[str, Any]) -> float:
     if not is_number(entry["score"]):
         raise ValueError(f"the score {entry['score']}; write finite numbers, or leave such detections out")
     return entry["score"]
 
 
-def _box(entry, truth):
+def _box(entry: dict[str, Any], truth: COCO) -> list[float]:
     box = entry["bbox"]
     if not all(map(is_number, box)) or box[2] < 0 or box[3] < 0:
         raise ValueError(f"the bbox {box}; write x, y, width and height in pixels, finite and the sizes not negative")
     return box
 
 
-def _mask(entry, truth):
+def _mask(entry: dict[str, Any], truth: COCO) -> dict[str, Any]:
     """The mask as compressed RLE. Its counts are checked: with a wrong sum COCOeval may run for ever."""
     mask, image = entry["segmentation"], truth.imgs[entry["image_id"]]
     size = [int(image["height"]), int(image["width"])]
@@ -122,7 +127,7 @@ def _mask(entry, truth):
     return {"size": size, "counts": counts}
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Everything but the handling of the user's mistakes."""
     content = read_info(args.gt_ann_file, "--gt_ann_file", has_gt=True)
     if "annotations" not in content:
@@ -137,7 +142,7 @@ def run(args):
     print(text + (class_table(metrics) if args.classwise else ""))
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; a user's mistake ends in one line and exit code 1."""
     try:
         run(parse_args(argv))

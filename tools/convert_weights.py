@@ -17,10 +17,14 @@ is written as its suffix says. The network of the config is built to compare nam
 fit is not converted. The config is --config, else what was saved with SRC, else the one SRC is named after. It is put
 into a .safetensors file, and beside a .pdparams as .json. Nothing that SRC contains is executed.
 """
+from __future__ import annotations
+
 import argparse
 import json
 import os
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 if __package__ in (None, ""):  # run as a script: python tools/convert_weights.py
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -28,13 +32,17 @@ from utils.runtime import UserError  # noqa: E402
 
 # isort: split
 # What follows imports paddle, for which utils.runtime has to have set the scene.
+import numpy as np  # noqa: E402
+import paddle  # noqa: E402
+
 from backbone import build_backbone  # noqa: E402
 from data.config import ConfigError, cfg, set_cfg  # noqa: E402
 from utils import weight_names  # noqa: E402
-from utils.checkpoint import name_of_config  # noqa: E402
+from utils.checkpoint_files import name_of_config  # noqa: E402
 from utils.files import atomic_path  # noqa: E402
 from utils.weight_files import read_file  # noqa: E402
 from utils.weights import (  # noqa: E402
+    LoadReport,
     as_float32,
     backbone_fits,
     backbone_misfit,
@@ -53,8 +61,8 @@ from yolact import Yolact  # noqa: E402
 SUFFIXES = (".pdparams", ".safetensors", ".npz", ".pth")
 
 
-def parse_args(argv=None):
-    """Command line -> argparse.Namespace."""
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line as a namespace; exits with a message on a wrong one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", metavar="SRC", help="weights to read; the format is told from the content")
     parser.add_argument("target", metavar="DST", help="file to write: .pdparams, .safetensors, .npz or .pth")
@@ -68,7 +76,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def check_paths(source, target, half):
+def check_paths(source: str, target: str, half: bool) -> None:
     """Refuse what cannot be written, before anything is read.
 
     Raises:
@@ -95,7 +103,7 @@ def check_paths(source, target, half):
                             "another name")
 
 
-def configure(source, config):
+def configure(source: str, config: str | None) -> None:
     """Fill the global cfg with the config of the weights: named, saved with them, or in their name.
 
     Raises:
@@ -111,14 +119,15 @@ def configure(source, config):
         raise UserError(f"the config {where} {source} cannot be used ({error}); pass --config") from error
 
 
-def match(net, tensors, backbone):
+def match(net: paddle.nn.Layer, tensors: Mapping[str, np.ndarray],
+          backbone: bool) -> tuple[dict[str, np.ndarray], LoadReport, str | None]:
     """Compare tensors with the network they should be of.
 
     Args:
         net: Yolact, or its backbone if that is all that is converted (`backbone`).
-        tensors: dict name -> ndarray, as `weight_names.ours` gives.
+        tensors: {name: array}, as `weight_names.ours` gives.
     Returns:
-        (tensors to write, Report, None or the sentence about what does not fit). Counters of batch norms are
+        (tensors to write, LoadReport, None or the sentence about what does not fit). Counters of batch norms are
         carried along and not compared.
     """
     if backbone:
@@ -138,11 +147,11 @@ def match(net, tensors, backbone):
     return tensors, report, wrong
 
 
-def write(target, tensors, config, half=False):
+def write(target: str, tensors: Mapping[str, np.ndarray], config: dict[str, Any] | None, half: bool) -> None:
     """Write tensors as the suffix of the target says.
 
     Args:
-        config: plain dict, or None for a backbone.
+        config: as plain values, or None for a backbone. half: convolution weights as float16, in .safetensors.
     """
     suffix = os.path.splitext(target)[1]
     if suffix == ".safetensors":
@@ -154,7 +163,8 @@ def write(target, tensors, config, half=False):
             json.dump({"config": config}, file)
 
 
-def convert(source, target, config=None, half=False, backbone=False, allow_mismatch=False):
+def convert(source: str, target: str, config: str | None = None, half: bool = False, backbone: bool = False,
+            allow_mismatch: bool = False) -> int:
     """Read `source`, compare it with the network, print what was found, and write `target`.
 
     Returns: number of tensors written.
@@ -180,7 +190,7 @@ def convert(source, target, config=None, half=False, backbone=False, allow_misma
     return len(tensors)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; a user's mistake ends in one line and exit code 1."""
     args = parse_args(argv)
     try:

@@ -206,7 +206,9 @@ def _keep_visible(shapes: Sequence[Shape], covers: Sequence[Cover], size: int
 
     From the front to the back: what a shape shows depends only on the kept ones in front of it.
     """
-    occupied, kept, masks = np.zeros((size, size), bool), [], []
+    occupied = np.zeros((size, size), bool)
+    kept: list[int] = []
+    masks: list[np.ndarray] = []
     for index in reversed(range(len(shapes))):
         visible = np.zeros((size, size), bool)
         window = covers[index].window

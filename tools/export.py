@@ -17,10 +17,13 @@ with the network itself on a picture, ONNX in every engine that is installed; if
 (root mean square, as a share of that of the output) nothing is written. ONNX needs the packages of
 requirements-fast.txt.
 """
+from __future__ import annotations
+
 import argparse
 import functools
 import os
 import sys
+from collections.abc import Sequence
 
 if __package__ in (None, ""):  # run as a script: python tools/export.py
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -32,16 +35,16 @@ import paddle  # noqa: E402
 from data.config import ConfigError, cfg  # noqa: E402
 from data.images import DatasetError  # noqa: E402
 from eval import configure  # noqa: E402
-from utils.checkpoint import check_writable  # noqa: E402
-from utils.export_comparison import comparison_picture  # noqa: E402
 from utils.exporting import check_replaceable, export, is_deformable  # noqa: E402
+from utils.in_out import check_writable  # noqa: E402
 from utils.networks import load_network  # noqa: E402
 from utils.onnx_files import check_packages, engines_for  # noqa: E402
+from utils.verification import verification_picture  # noqa: E402
 
 FORMATS = {"paddle": ("paddle",), "onnx": ("onnx",), "both": ("paddle", "onnx")}
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line as a namespace; exits with a message on a wrong one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -62,33 +65,35 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-# --- the command ------------------------------------------------------------------------------------------------
+def run(args: argparse.Namespace) -> None:
+    """Everything but the handling of the user's mistakes."""
+    formats = FORMATS[args.format]
+    if "onnx" in formats:
+        check_packages()
+    weights = configure(args)
+    folder = os.path.normpath(args.out or os.path.join("exported", cfg.name))
+    check_writable(os.path.dirname(folder) or ".", "--out")
+    check_replaceable(folder, "choose another --out")
+    picture = verification_picture(args.image, cfg.dataset.valid_images)
+    paddle.set_device("cpu")  # the models run everywhere
+    set_threads()
+    print(f"{cfg.name} from {weights}", flush=True)
+    net = load_network(weights, cfg)
+    backends = [*(["paddle"] if "paddle" in formats else []),
+                *(engines_for(is_deformable(net)) if "onnx" in formats else [])]
+    export(net, cfg, weights, folder, formats, [(backend, "fp32") for backend in backends], picture,
+           tell=functools.partial(print, flush=True))
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
+        print(f"written: {path}, {os.path.getsize(path) / 2 ** 10:,.0f} KiB")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; a user's mistake ends in one line and exit code 1."""
     set_up_messages()
     args = parse_args(argv)
     try:
-        formats = FORMATS[args.format]
-        if "onnx" in formats:
-            check_packages()
-        weights = configure(args)
-        folder = os.path.normpath(args.out or os.path.join("exported", cfg.name))
-        check_writable(os.path.dirname(folder) or ".", "--out")
-        check_replaceable(folder, "choose another --out")
-        picture = comparison_picture(args.image, cfg.dataset.valid_images)
-        paddle.set_device("cpu")  # the models run everywhere
-        set_threads()
-        print(f"{cfg.name} from {weights}", flush=True)
-        net = load_network(weights, cfg)
-        backends = [*(["paddle"] if "paddle" in formats else []),
-                    *(engines_for(is_deformable(net)) if "onnx" in formats else [])]
-        export(net, cfg, weights, folder, formats, [(backend, "fp32") for backend in backends], picture,
-               tell=functools.partial(print, flush=True))
-        for name in sorted(os.listdir(folder)):
-            path = os.path.join(folder, name)
-            print(f"written: {path}, {os.path.getsize(path) / 2 ** 10:,.0f} KiB")
+        run(args)
     except (UserError, ConfigError, DatasetError, OSError) as error:
         sys.exit(f"export.py: error: {error}")
 

@@ -34,7 +34,7 @@ OWN_ENTRIES = {*SPLITS, "annotations", "preview.png", MARKER}
 
 def annotate(instances: Sequence[Instance], image_id: int, first_id: int) -> list[dict]:
     """COCO annotations (compressed RLE, area and box in pixels) numbered from `first_id`."""
-    annotations = []
+    annotations: list[dict] = []
     for offset, instance in enumerate(instances):
         rle = rle_codec.encode(np.asfortranarray(instance.mask, dtype=np.uint8))
         annotations.append({
@@ -47,7 +47,8 @@ def annotate(instances: Sequence[Instance], image_id: int, first_id: int) -> lis
 
 def _write_split(folder: str, split: str, count: int, size: int, seed: int, progress: bool) -> dict:
     """Draws one split into the folder and returns what its JSON holds."""
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     os.makedirs(os.path.join(folder, split))
     for index in tqdm(range(count), desc=f"drawing {split}", unit="image", disable=not progress):
         scene = draw_scene(seed, split, index, size)
@@ -121,7 +122,7 @@ def make_demo_data(out: str, train: int = 2000, val: int = 100, size: int = 96, 
 
 def summary_table(contents: dict[str, dict]) -> str:
     """What was made, one line per split; small, medium, large as in COCO (up to 32 and 96 pixels squared)."""
-    lines = [("split", "images", "empty", "crowds", "objects", *CLASS_NAMES, "small", "medium", "large")]
+    lines: list[tuple] = [("split", "images", "empty", "crowds", "objects", *CLASS_NAMES, "small", "medium", "large")]
     for split, content in contents.items():
         objects = [ann for ann in content["annotations"] if not ann["iscrowd"]]
         labels = Counter(ann["category_id"] for ann in objects)

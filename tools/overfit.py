@@ -27,6 +27,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 if __package__ in (None, ""):  # run as a script: python tools/overfit.py
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -39,22 +40,24 @@ import paddle  # noqa: E402
 from pycocotools import mask as mask_codec  # noqa: E402
 
 import eval as evaluation  # noqa: E402
-from data.coco import COCODetection  # noqa: E402
-from data.coco_checks import find_fault  # noqa: E402
-from data.config import ConfigError, apply_overrides, cfg, set_cfg  # noqa: E402
+from data.coco import COCODetection, load_dataset  # noqa: E402
+from data.coco_checks import class_names_of, find_fault  # noqa: E402
+from data.config import MEANS, STD, ConfigError, apply_overrides, cfg, set_cfg  # noqa: E402
+from data.config_types import YolactConfig  # noqa: E402
 from data.images import DatasetError, to_rle  # noqa: E402
 from layers.losses import downsample_masks  # noqa: E402
 from layers.output_utils import PictureMasks  # noqa: E402
 from utils.augmentation_draws import Placement  # noqa: E402
-from utils.augmentations import place_planes  # noqa: E402
-from utils.checkpoint import Name  # noqa: E402
-from utils.coco_results import METRIC_NAMES, CocoResults, evaluate_results, write_json  # noqa: E402
+from utils.augmentations import build_augmentation, place_planes  # noqa: E402
+from utils.checkpoint_files import Name  # noqa: E402
+from utils.coco_results import METRIC_NAMES, CocoResults, evaluate_results  # noqa: E402
+from utils.files import write_json  # noqa: E402
 from utils.instances import Instances  # noqa: E402
+from utils.update import SMALLEST_BN_BATCH  # noqa: E402
 from yolact import Yolact  # noqa: E402
 
 REPO = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 RESULTS = ("metrics.json", "overfit.json", "predictions.png")
-SMALLEST_BN_BATCH = 6  # train.py freezes batch norm below, here at random weights' statistics
 LONGEST_WARMUP = 50  # iterations
 
 
@@ -99,7 +102,7 @@ def default_overrides(args: argparse.Namespace) -> list[str]:
             f"lr_warmup_until={min(LONGEST_WARMUP, args.iterations // 10)}", "backbone.path=None"]
 
 
-def choose(dataset: COCODetection, count: int, min_area: float) -> dict:
+def choose(dataset: COCODetection, count: int, min_area: float) -> dict[str, Any]:
     """The first pictures by id that can be read and have large objects, with those objects, as a COCO file.
 
     Args:
@@ -110,7 +113,8 @@ def choose(dataset: COCODetection, count: int, min_area: float) -> dict:
     Raises:
         UserError: there are fewer pictures.
     """
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id in sorted(dataset.ids):
         large = large_objects(dataset.coco.imgToAnns[image_id], dataset.coco.imgs[image_id], min_area)
         if not large:
@@ -130,7 +134,8 @@ def choose(dataset: COCODetection, count: int, min_area: float) -> dict:
                     "--count")
 
 
-def large_objects(annotations: Sequence[dict], image: dict, min_area: float) -> list[dict]:
+def large_objects(annotations: Sequence[dict[str, Any]], image: dict[str, Any],
+                  min_area: float) -> list[dict[str, Any]]:
     """The usable non-crowd annotations whose mask covers more than `min_area` (0..1) of the picture."""
     least = min_area * image["height"] * image["width"]
     return [annotation for annotation in annotations
@@ -159,13 +164,13 @@ def reduce_and_restore(masks: np.ndarray, max_size: int, proto_size: tuple[int, 
     return PictureMasks(reduced.numpy(), height, width).numpy()
 
 
-def bound_of(dataset: COCODetection, max_size: int, proto_size: tuple[int, int]) -> dict:
+def bound_of(dataset: COCODetection, max_size: int, proto_size: tuple[int, int]) -> dict[str, float]:
     """COCOeval's figures for the ground truth after `reduce_and_restore`, handed in as if it were detected.
 
     An object of which nothing is left counts as missed.
 
     Args:
-        dataset: COCODetection, none of whose objects is a crowd.
+        dataset: none of its objects is a crowd. max_size, proto_size: as for `reduce_and_restore`.
     Returns:
         dict with the figures of "segm", METRIC_NAMES as fractions.
     """
@@ -182,7 +187,7 @@ def bound_of(dataset: COCODetection, max_size: int, proto_size: tuple[int, int])
 
 
 @paddle.no_grad()
-def prototype_size(config) -> tuple[int, int]:
+def prototype_size(config: YolactConfig) -> tuple[int, int]:
     """(height, width) of the prototypes of a config's network, found by running it once.
 
     Raises:
@@ -196,7 +201,7 @@ def prototype_size(config) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def prepare(args: argparse.Namespace) -> tuple[dict, list[str]]:
+def prepare(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """Fill the global cfg and write OUT/subset.json, both data sets of the cfg from now on.
 
     Returns:
@@ -204,10 +209,12 @@ def prepare(args: argparse.Namespace) -> tuple[dict, list[str]]:
     """
     set_cfg(args.config)
     overrides = [*default_overrides(args), *args.override]
+    overrides += [f"dataset.train_{key}={value}" for key, value in (("images", args.images), ("info", args.info))
+                  if value is not None]
     apply_overrides(overrides)
-    images = args.images or cfg.dataset.train_images
-    source = COCODetection(images, args.info or cfg.dataset.train_info, None, cfg.dataset.class_names,
-                           cfg.dataset.label_map, name=cfg.dataset.name, training=True)
+    dataset = cfg.dataset
+    dataset.class_names = class_names_of(dataset)
+    source = load_dataset(dataset, build_augmentation(cfg, MEANS, STD, training=False), training=True)
     subset = choose(source, args.count, args.min_area)
 
     for name in RESULTS:  # those of an earlier run must not be taken for this one's, should it fail
@@ -216,7 +223,7 @@ def prepare(args: argparse.Namespace) -> tuple[dict, list[str]]:
     info = os.path.join(args.out, "subset.json")
     write_json(info, subset)
     data = [f"dataset.{split}_{key}={value}" for split in ("train", "valid")
-            for key, value in (("images", images), ("info", info))] + ["dataset.has_gt=True"]
+            for key, value in (("images", dataset.train_images), ("info", info))] + ["dataset.has_gt=True"]
     apply_overrides(data)
     return subset, overrides + data
 
@@ -242,7 +249,7 @@ def train(args: argparse.Namespace, overrides: Sequence[str]) -> str:
     return os.path.join(folder, f"{Name(cfg.name, cfg.max_iter, cfg.max_iter)}.pdparams")
 
 
-def evaluate(args: argparse.Namespace, weights: str) -> dict:
+def evaluate(args: argparse.Namespace, weights: str) -> dict[str, dict[str, float]]:
     """Run eval.py on the pictures trained on; returns its metrics.json, {"bbox": {...}, "segm": {...}}."""
     options = [f"--trained_model={weights}", f"--output_folder={args.out}", "--comparison", "--no_bar",
                f"--cuda={args.cuda}"]
@@ -252,8 +259,8 @@ def evaluate(args: argparse.Namespace, weights: str) -> dict:
         return json.load(file)
 
 
-def run(args: argparse.Namespace) -> dict:
-    """Everything but the handling of the user's mistakes; returns what overfit.json holds."""
+def run(args: argparse.Namespace) -> None:
+    """Everything but the handling of the user's mistakes."""
     start = time.time()
     subset, overrides = prepare(args)
     image_ids = [image["id"] for image in subset["images"]]
@@ -282,7 +289,6 @@ def run(args: argparse.Namespace) -> dict:
           f"{most:.3f} mask AP of their ground truth, reduced to {height} x {width} and back: the bound\n"
           f"{ratio} of the bound is reached\n"
           f"written: {os.path.join(args.out, 'overfit.json')}")
-    return report
 
 
 def main(argv: Sequence[str] | None = None) -> None:

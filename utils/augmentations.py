@@ -13,7 +13,7 @@ Shapes: N objects, H W of the picture, S = max_size. Boxes are x1, y1, x2, y2.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Callable, Optional
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,10 +22,7 @@ from utils.augmentation_draws import Photometric, Placement, draw_crop, draw_exp
 
 SMALLEST_SIDE = 1.0
 
-Transformed = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-Transform = Callable[
-    [Optional[np.random.RandomState], np.ndarray, Sequence[np.ndarray], np.ndarray, np.ndarray], Transformed
-]
+Transformed = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # image, masks, boxes, labels
 
 
 def distort(image: np.ndarray, draw: Photometric) -> np.ndarray:
@@ -46,7 +43,7 @@ def distort(image: np.ndarray, draw: Photometric) -> np.ndarray:
         if draw.saturation is not None:
             image[:, :, 1] *= np.float32(draw.saturation)
         if draw.hue is not None:
-            # OpenCV's way back is wrong outside 0..360 degrees in long rows.
+            # As the original; OpenCV's way back is wrong below 0 degrees in rows of 8 pixels and more.
             hue = cv2.extractChannel(image, 0)
             hue += np.float32(draw.hue)
             hue -= np.float32(360) * (hue > 360)
@@ -76,7 +73,7 @@ def place_boxes(boxes: np.ndarray, placement: Placement) -> np.ndarray:
 
 def place_planes(planes: Sequence[np.ndarray], picture_size: tuple[int, int], placement: Placement,
                  out: np.ndarray) -> None:
-    """Resizes single-channel planes as they lie on the canvas, zero around them, bilinearly to size x size.
+    """Resizes single-channel planes as they lie on the canvas, zero around them, bilinearly to the size of `out`.
 
     Planes are resized one by one: OpenCV is fastest so, and it has no limit on their number.
 
@@ -118,7 +115,7 @@ class Normalize:
         source: for each channel of the result, its index in BGR.
     """
 
-    def __init__(self, transform: Any, means: Sequence[float], std: Sequence[float]):
+    def __init__(self, transform: Any, means: Sequence[float], std: Sequence[float]) -> None:
         self.source = ["BGR".index(channel) for channel in transform["channel_order"]]
         self.means, self.divisors = np.zeros(3, np.float32), np.ones(3, np.float32)
         if transform["normalize"]:
@@ -128,7 +125,7 @@ class Normalize:
         elif transform["to_float"]:
             self.divisors = np.full(3, 255, np.float32)
 
-    def __call__(self, planes: np.ndarray, taken: Sequence[float] = (0, 0, 0)) -> np.ndarray:
+    def __call__(self, planes: np.ndarray, taken: Sequence[float] | np.ndarray = (0, 0, 0)) -> np.ndarray:
         """Normalises float32 [3, S, S], already in the result's order, in place.
 
         Args:
@@ -165,7 +162,8 @@ def base_transform(image_bgr: np.ndarray, max_size: int, transform: Any, means: 
     """
     normalize = Normalize(transform, means, std)
     channels = cv2.split(image_bgr)
-    planes = np.empty((3, *input_size(*image_bgr.shape[:2], max_size, preserve_aspect_ratio)), np.float32)
+    height, width = image_bgr.shape[:2]
+    planes = np.empty((3, *input_size(height, width, max_size, preserve_aspect_ratio)), np.float32)
     for target, channel in zip(planes, normalize.source):
         cv2.resize(channels[channel].astype(np.float32), target.shape[::-1], dst=target)
     return normalize(planes)
@@ -185,16 +183,23 @@ def stack_masks(masks: Sequence[np.ndarray], height: int, width: int) -> np.ndar
 
 
 class BaseTransform:
-    """The evaluation transform of a data set: `base_transform` for the picture; masks keep their size."""
+    """The evaluation transform of a data set: `base_transform` for the picture; masks keep their size.
 
-    def __init__(self, *args: Any):
-        self.args = args  # of base_transform, behind the picture
+    Args:
+        max_size, transform, means, std, preserve_aspect_ratio: as of `base_transform`.
+    """
+
+    def __init__(self, max_size: int, transform: Any, means: Sequence[float], std: Sequence[float],
+                 preserve_aspect_ratio: bool = False) -> None:
+        self.max_size, self.preserve_aspect_ratio = max_size, preserve_aspect_ratio
+        self.transform, self.means, self.std = transform, means, std
 
     def __call__(self, rng: np.random.RandomState | None, image_bgr: np.ndarray, masks: Sequence[np.ndarray],
                  boxes: np.ndarray, labels: np.ndarray) -> Transformed:
         """As `SSDAugmentation`, but draws nothing; masks come back as uint8 [N, H, W]."""
         height, width = image_bgr.shape[:2]
-        image = base_transform(image_bgr, *self.args)
+        image = base_transform(image_bgr, self.max_size, self.transform, self.means, self.std,
+                               self.preserve_aspect_ratio)
         return image, stack_masks(masks, height, width), relative_boxes(boxes, height, width), labels
 
 
@@ -214,7 +219,7 @@ class SSDAugmentation:
                  photometric_distort: bool = True, expand: bool = True, random_sample_crop: bool = True,
                  random_mirror: bool = True, random_flip: bool = False, random_rot90: bool = False,
                  discard_box_width: float = 0.0, discard_box_height: float = 0.0,
-                 preserve_aspect_ratio: bool = False):
+                 preserve_aspect_ratio: bool = False) -> None:
         self.max_size, self.preserve_aspect_ratio = max_size, preserve_aspect_ratio
         self.fill = np.asarray(means, np.float32)
         self.normalize = Normalize(transform, means, std)
@@ -288,7 +293,8 @@ class SSDAugmentation:
         return self.normalize(planes, self.fill if is_filled else (0, 0, 0))
 
 
-def build_augmentation(cfg: Any, means: Sequence[float], std: Sequence[float], training: bool) -> Transform:
+def build_augmentation(cfg: Any, means: Sequence[float], std: Sequence[float], training: bool
+                       ) -> BaseTransform | SSDAugmentation:
     """The transform that a network config asks for; every key is read here, once.
 
     Args:

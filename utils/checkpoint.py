@@ -1,106 +1,33 @@
 """Checkpoints of a training: weights, optimizer and progress, written so that no kill leaves a broken one.
 
-A checkpoint is three files of one stem, ``<config>_<epoch>_<iteration>`` (``..._interrupt`` after Ctrl-C):
-``.pdparams`` (weights), ``.pdopt`` (optimizer slots) and ``.json`` (config, progress). The ``.pdparams``
-appears last: where it is, the other two are complete.
+utils/checkpoint_files.py tells which files that are, and deletes them.
 """
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import pickle
 import re
-import shutil
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import paddle
 
 from utils import ranks
+from utils.checkpoint_files import SUFFIXES, CheckpointError, Name, find, list_checkpoints, remove_files
 from utils.files import sync_to_disk
 from utils.runtime import UserError
+from utils.update import Update
 from utils.weights import load_weights, read_weights, save_safetensors, unpickle_arrays
 
-SUFFIXES = (".json", ".pdopt", ".pdparams")  # in the order in which they appear
-# Behind the name of weights, what utils/networks.py keeps beside them, for networks with and without a mask branch.
-ENGINE_FOLDERS = {True: ".engine", False: ".boxes.engine"}
 FORMAT = 1
-# Config keys, or their beginnings, that change what given weights find.
-NETWORK_KEYS = (
-    "max_size", "max_num_detections", "nms_", "mask_type", "mask_size", "mask_proto_", "fpn.", "head_layer_params",
-    "extra_head_net", "share_prediction_module", "preserve_aspect_ratio", "use_focal_loss", "use_sigmoid_focal_loss",
-    "use_objectness_score", "use_mask_scoring", "use_maskiou", "maskiou_net", "rescore_", "backbone.args",
-    "backbone.pred_", "backbone.selected_layers", "backbone.transform", "backbone.type",
-    "backbone.use_square_anchors", "dataset.class_names", "dataset.label_map")
-_NAME = re.compile(r"(?P<config>.+)_(?P<epoch>\d+)_(?P<iteration>\d+)(?P<interrupt>_interrupt)?")
+STATE_TYPES = {"config": dict, "epoch": int, "iteration": int}  # of what every .json has
+AVERAGE = "average:"  # in front of the names of the weights' moving average, in the .pdopt
 
 
-class CheckpointError(UserError):
-    """A checkpoint that is missing, incomplete or of another training."""
-
-
-class Name(NamedTuple):
-    """What a checkpoint's file name says; ``str()`` gives the name without folder and suffix."""
-
-    config: str
-    epoch: int
-    iteration: int
-    interrupt: bool = False
-
-    def __str__(self):
-        return f"{self.config}_{self.epoch}_{self.iteration}{'_interrupt' if self.interrupt else ''}"
-
-
-def parse_name(path):
-    """Name of a weights file called ``<config>_<epoch>_<iteration>[_interrupt].<suffix>``, or None."""
-    match = _NAME.fullmatch(os.path.splitext(os.path.basename(path))[0])
-    if match is None:
-        return None
-    return Name(match["config"], int(match["epoch"]), int(match["iteration"]), bool(match["interrupt"]))
-
-
-def name_of_config(path):
-    """The config that a weights file is named after: yolact_base of yolact_base_54_800000.npz or alone."""
-    name = parse_name(path)
-    return name.config if name else os.path.splitext(os.path.basename(path))[0]
-
-
-def list_checkpoints(folder, config_name):
-    """(Name, path of the .pdparams) of a config's checkpoints, oldest iteration first.
-
-    Weights without optimizer state, such as converted ones, are no checkpoint.
-    """
-    found = []
-    for file in os.listdir(folder) if os.path.isdir(folder) else []:
-        name = parse_name(file) if file.endswith(".pdparams") else None
-        path = os.path.join(folder, file)
-        if name is not None and name.config == config_name and os.path.exists(os.path.splitext(path)[0] + ".pdopt"):
-            found.append((name, path))
-    return sorted(found, key=lambda item: (item[0].iteration, item[0].interrupt))
-
-
-def find(folder, which, config_name):
-    """Path of the newest checkpoint of a config.
-
-    Args:
-        folder: ``--save_folder``.
-        which: 'latest' (any kind) or 'interrupt' (only those saved by Ctrl-C), as on the command line.
-        config_name: the config's ``name``.
-    Raises:
-        CheckpointError: when there is none.
-    """
-    found = [path for name, path in list_checkpoints(folder, config_name)
-             if which == "latest" or name.interrupt]
-    if not found:
-        kind = "checkpoint" if which == "latest" else "interrupted checkpoint"
-        raise CheckpointError(f"{which!r}: there is no {kind} of {config_name} in {folder}; "
-                              "check --save_folder and --config, or give the file's path")
-    return found[-1]
-
-
-def _slots(net, optimizer):
+def _slots(net: paddle.nn.Layer, optimizer: paddle.optimizer.Optimizer) -> Iterator[tuple[str, str, paddle.Tensor]]:
     """Yield (structured parameter name, slot, tensor) of every accumulator of an optimizer.
 
     Paddle names accumulators ``<global parameter name>_<slot>_<n>``, and global names count up with every
@@ -115,12 +42,13 @@ def _slots(net, optimizer):
         yield by_global_name[owner], re.sub(r"_\d+$", "", key[len(owner) + 1:]), tensor
 
 
-def optimizer_state(net, optimizer):
+def optimizer_state(net: paddle.nn.Layer, optimizer: paddle.optimizer.Optimizer) -> dict[str, np.ndarray]:
     """Optimizer slots as dict "<parameter>:<slot>" -> ndarray; empty before the first step."""
     return {f"{name}:{slot}": tensor.numpy() for name, slot, tensor in _slots(net, optimizer)}
 
 
-def load_optimizer_state(net, optimizer, state):
+def load_optimizer_state(net: paddle.nn.Layer, optimizer: paddle.optimizer.Optimizer,
+                         state: Mapping[str, np.ndarray]) -> None:
     """Give a freshly made optimizer the slots that ``optimizer_state`` read.
 
     Accumulators exist only after a step, so one is made with zero gradients and a learning rate of 0, which
@@ -155,19 +83,17 @@ def load_optimizer_state(net, optimizer, state):
             raise CheckpointError(f"the optimizer state of the checkpoint (slots {', '.join(held)}) does not "
                                   f"fit {type(optimizer).__name__} ({slot} of {name}); set the config key "
                                   "optimizer as it was, or start from the weights with --trained_model")
-        tensor.set_value(array)
+        tensor.set_value(array.astype(tensor.numpy().dtype, copy=False))
 
 
-def _json_default(value):
+def _json_default(value: Any) -> Any:
+    """Numbers and arrays of numpy as JSON has them."""
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} cannot be saved in a checkpoint's .json")
 
 
-AVERAGE = "average:"  # in front of the names of the weights' moving average, in the .pdopt
-
-
-def update_state(update):
+def update_state(update: Update) -> dict[str, np.ndarray]:
     """What a step depends on beside the weights, for the .pdopt: optimizer slots, and the weights' moving average."""
     state = optimizer_state(update.net, update.optimizer)
     if update.average is not None:
@@ -175,17 +101,20 @@ def update_state(update):
     return state
 
 
-def load_update_state(update, state):
+def load_update_state(update: Update, state: Mapping[str, np.ndarray]) -> None:
     """The inverse of ``update_state``; a moving average that was not saved starts from the weights."""
     load_optimizer_state(update.net, update.optimizer,
                          {key: array for key, array in state.items() if not key.startswith(AVERAGE)})
     if update.average is not None:
         for name, tensor in update.net.state_dict().items():
-            array = state.get(AVERAGE + name)
-            update.average.tensors[name].set_value(tensor.numpy() if array is None else array)
+            array = state.get(AVERAGE + name, tensor.numpy())
+            if tuple(array.shape) != tuple(tensor.shape):
+                raise CheckpointError(f"the moving average of the checkpoint is of another network ({name} is "
+                                      f"{list(array.shape)} in it); pass the --config of the checkpoint")
+            update.average.tensors[name].set_value(array.astype(tensor.numpy().dtype, copy=False))
 
 
-def _write(path, suffix, update, state):
+def _write(path: str, suffix: str, update: Update, state: Mapping[str, Any]) -> None:
     """Write one of the three files and see it on the disk."""
     if suffix == ".pdparams":
         paddle.save(update.net.state_dict(), path)
@@ -198,7 +127,7 @@ def _write(path, suffix, update, state):
     sync_to_disk(path)
 
 
-def save(folder, name, update, state):
+def save(folder: str, name: Name | str, update: Update, state: Mapping[str, Any]) -> str:
     """Write a checkpoint; a failure or a kill leaves the ones already there as they were.
 
     All three files are written beside their places first; only then they are moved there.
@@ -206,7 +135,7 @@ def save(folder, name, update, state):
     Args:
         folder: made if it is missing.
         name: Name (or its text).
-        update: has net, optimizer, average and scaler (utils.update.Update).
+        update: whose network, optimizer, moving average and loss scale are saved.
         state: plain dict for the .json: "config" (dict), "epoch", "iteration" (steps done), "position" (next
             batch of the epoch), "best" (metrics so far), "options", ... The loss scale is added to it. The data order
             and all random draws, in this process and in the workers, follow from seed, epoch, image and iteration
@@ -224,7 +153,7 @@ def save(folder, name, update, state):
         os.makedirs(folder, exist_ok=True)
         for suffix, path in temporary.items():
             _write(path, suffix, update, state)
-        _remove([stem + ".pdparams"])  # the old one must not stand beside the new optimizer state
+        remove_files([stem + ".pdparams"])  # the old one must not stand beside the new optimizer state
         for suffix, path in temporary.items():
             os.replace(path, stem + suffix)
         sync_to_disk(folder)
@@ -232,17 +161,11 @@ def save(folder, name, update, state):
         raise CheckpointError(f"cannot save the checkpoint {stem} ({error.strerror or error}); free some "
                               "space or choose another --save_folder") from error
     finally:
-        _remove(temporary.values())
+        remove_files(temporary.values())
     return stem + ".pdparams"
 
 
-def _remove(paths):
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(path)
-
-
-def read_state(path):
+def read_state(path: str) -> dict[str, Any]:
     """The .json of a checkpoint as a dict.
 
     Raises:
@@ -255,14 +178,14 @@ def read_state(path):
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} cannot be resumed: {os.path.basename(beside)} is not beside it; "
                               "use --trained_model to start from its weights") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{beside} is damaged ({error}); resume from an older checkpoint") from error
-    if not isinstance(state, dict) or not {"config", "epoch", "iteration"} <= set(state):
+    if not isinstance(state, dict) or not all(type(state.get(key)) is kind for key, kind in STATE_TYPES.items()):
         raise CheckpointError(f"{beside} is not the state of a training; resume from another checkpoint")
     return state
 
 
-def save_network(path, update, config):
+def save_network(path: str, update: Update, config: dict[str, Any]) -> None:
     """Write the network that is validated, the averaged one if there is one, as ``.safetensors`` with its config.
 
     Raises:
@@ -276,7 +199,7 @@ def save_network(path, update, config):
                               "--save_folder") from error
 
 
-def save_averaged(path, update, config):
+def save_averaged(path: str, update: Update, config: dict[str, Any]) -> str:
     """Write the averaged network, if there is one, beside its checkpoint; the first rank alone writes.
 
     Returns:
@@ -292,11 +215,12 @@ def save_averaged(path, update, config):
     return averaged
 
 
-def load_training_state(path, update):
+def load_training_state(path: str, update: Update) -> dict[str, Any]:
     """Restore what makes steps exactly, and return the dict that was saved beside it.
 
     Args:
-        path: the .pdparams. update: as for ``save``, made anew from the same config.
+        path: the .pdparams.
+        update: made anew from the same config; its network, optimizer, moving average and loss scale are filled.
     Raises:
         CheckpointError, utils.weights.WeightsError: when a file is missing, damaged or does not fit.
     """
@@ -314,7 +238,7 @@ def load_training_state(path, update):
     return state
 
 
-def resume(folder, which, config_name, update):
+def resume(folder: str, which: str, config_name: str, update: Update) -> tuple[str, dict[str, Any]] | None:
     """Restore the newest checkpoint of a config that can be read; one that cannot costs a warning.
 
     Args:
@@ -324,114 +248,17 @@ def resume(folder, which, config_name, update):
     Raises:
         CheckpointError, utils.weights.WeightsError: there are some, and none can be used; or none to 'interrupt'.
     """
-    paths = [path for name, path in list_checkpoints(folder, config_name) if which == "latest" or name.interrupt]
+    paths = [path for _, path in list_checkpoints(folder, config_name, which)]
     if not paths and which == "latest":
         return None
-    failure = None
+    failures = []
     for path in reversed(paths or [find(folder, which, config_name)]):
         try:
             state = load_training_state(path, update)
         except UserError as error:
-            failure = failure or error
+            failures.append(error)
             continue
-        if failure is not None:
-            logging.warning("%s; the training goes on from %s instead", failure, path)
+        if failures:
+            logging.warning("%s; the training goes on from %s instead", failures[0], path)
         return path, state
-    raise failure
-
-
-def flat_config(config):
-    """A plain nested dict as JSON gives it back, as {dotted key: value}; label maps stay whole."""
-    def leaves(group, prefix):
-        for key, value in group.items():
-            if isinstance(value, dict) and key != "label_map":
-                yield from leaves(value, f"{prefix}{key}.")
-            else:
-                yield prefix + key, value
-
-    return dict(leaves(json.loads(json.dumps(config)), ""))
-
-
-def config_differences(saved, current):
-    """Keys in which the config of a checkpoint differs from the present one.
-
-    Args:
-        saved, current: plain nested dicts; integer keys and their JSON form count as equal.
-    Returns:
-        list of (dotted key, saved value, present value); a key that one of them lacks has the value None.
-    """
-    theirs, ours = flat_config(saved), flat_config(current)
-    return [(key, theirs.get(key), ours.get(key)) for key in sorted({*theirs, *ours})
-            if theirs.get(key) != ours.get(key)]
-
-
-def network_differences(saved, current):
-    """Those ``config_differences`` that change what the saved weights find: network and detection."""
-    return [difference for difference in config_differences(saved, current)
-            if difference[0].startswith(NETWORK_KEYS)]
-
-
-def check_writable(folder, option):
-    """Make a folder and see that a file can be made in it: before hours of work that would be lost.
-
-    Args:
-        option: of the command line, for the message.
-    Raises:
-        CheckpointError: it cannot be written.
-    """
-    probe = os.path.join(folder, f".{os.getpid()}.tmp")
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with open(probe, "w", encoding="utf-8"):
-            pass
-        os.remove(probe)
-    except OSError as error:
-        raise CheckpointError(f"cannot write into {folder} ({error.strerror}); choose another "
-                              f"{option}") from error
-
-
-def remove(path):
-    """Delete the three files of a checkpoint, the .pdparams first, and what engines ran in place of it."""
-    stem = os.path.splitext(path)[0]
-    _remove(stem + suffix for suffix in reversed(SUFFIXES))
-    for suffix in ENGINE_FOLDERS.values():
-        shutil.rmtree(stem + ".pdparams" + suffix, ignore_errors=True)
-
-
-def prune(previous, current, keep_interval):
-    """``--keep_latest``: delete the previous checkpoint once the current one is saved.
-
-    Args:
-        previous: path of the latest checkpoint before saving, or None.
-        current: path just saved; never deleted.
-        keep_interval: checkpoints at multiples of this iteration stay (``--keep_latest_interval``); <= 0
-            keeps none.
-    Returns:
-        the path deleted, or None.
-    """
-    name = parse_name(previous) if previous is not None else None
-    if name is None or os.path.abspath(previous) == os.path.abspath(current):
-        return None
-    if keep_interval > 0 and name.iteration > 0 and name.iteration % keep_interval == 0:
-        return None
-    remove(previous)
-    return previous
-
-
-def remove_interrupts(folder, config_name, keep=None):
-    """Delete a config's ``_interrupt`` checkpoints but ``keep``: after Ctrl-C only the newest is of use."""
-    for name, path in list_checkpoints(folder, config_name):
-        if name.interrupt and (keep is None or os.path.abspath(path) != os.path.abspath(keep)):
-            remove(path)
-
-
-def remove_leftovers(folder, config_name):
-    """Delete what a killed save of this config left behind: ``.tmp`` files, and parts without .pdparams."""
-    for file in os.listdir(folder) if os.path.isdir(folder) else []:
-        stem, suffix = os.path.splitext(file[:-4] if file.endswith(".tmp") else file)
-        name = parse_name(stem + suffix) if suffix in SUFFIXES else None
-        if name is None or name.config != config_name:
-            continue
-        whole = os.path.exists(os.path.join(folder, stem + ".pdparams"))
-        if file.endswith(".tmp") or (suffix == ".pdopt" and not whole):
-            _remove([os.path.join(folder, file)])
+    raise failures[0]

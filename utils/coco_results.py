@@ -5,25 +5,30 @@ ground truth. train.py and eval.py both go through this file, so that their figu
 
 Shapes: D detections of one image, H W size of the original image. Boxes are pixels of the original image.
 """
+from __future__ import annotations
 
 import contextlib
 import io
-import json
 import math
 import numbers
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from utils.files import atomic_path
+from utils.files import write_json
 from utils.instances import Instances, RleMasks
 
 METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 IOU_PERCENTS = tuple(range(50, 100, 5))
 # The original's own names for the two kinds of result, used in its table and in its log.
 ROW_NAMES = {"bbox": "box", "segm": "mask"}
+
+Results = list[dict[str, Any]]  # in COCO results format, of boxes or of masks
 
 
 class CocoFormat:
@@ -39,12 +44,13 @@ class CocoFormat:
         ValueError: two categories share a label, so that results could not be told apart.
     """
 
-    def __init__(self, label_map):
+    def __init__(self, label_map: Mapping[int, int]) -> None:
         self._category_of_class = {label - 1: category for category, label in label_map.items()}
         if len(self._category_of_class) != len(label_map):
             raise ValueError("label_map gives one label to several category ids; give each its own label")
+        self._classes = list(self._category_of_class)
 
-    def __call__(self, image_id, found):
+    def __call__(self, image_id: int | str, found: Instances) -> tuple[Results, Results]:
         """COCO results of one image.
 
         Args:
@@ -54,13 +60,15 @@ class CocoFormat:
             (bbox, segm): lists of {"image_id", "category_id", "bbox": [x, y, w, h], "score"} and of {"image_id",
             "category_id", "segmentation": RLE, "score"}; segm is empty without masks.
 
-        Raises:
-            ValueError: a class that label_map does not know.
+        Detections of a class without a category are left out: the data set does not have the class, and COCO has no
+        way to write them.
         """
         image_id = image_id.item() if isinstance(image_id, np.generic) else image_id
+        found = found[np.isin(found.classes, self._classes)]
         # A box that lies outside the image comes out of the clamp with x2 < x1: it has no area either.
         found = found[(found.boxes[:, 2] > found.boxes[:, 0]) & (found.boxes[:, 3] > found.boxes[:, 1])]
-        common = [{"image_id": image_id, "category_id": self._category_id(number)} for number in found.classes.tolist()]
+        common = [{"image_id": image_id, "category_id": self._category_of_class[number]}
+                  for number in found.classes.tolist()]
         bbox = [{**entry, "bbox": [round(float(value), 1) for value in (x1, y1, x2 - x1, y2 - y1)], "score": score}
                 for entry, (x1, y1, x2, y2), score in zip(common, found.boxes.tolist(), found.scores.tolist())]
         if not found.has_masks:
@@ -69,7 +77,8 @@ class CocoFormat:
                 for entry, rle, score in zip(common, found.rle(), found.mask_scores.tolist())]
         return bbox, segm
 
-    def instances(self, results, class_names, height, width):
+    def instances(self, results: tuple[Results, Results], class_names: Sequence[str] | None, height: int, width: int
+                  ) -> Instances:
         """The way back: (bbox, segm) of one image -> ``utils.instances.Instances``.
 
         Args:
@@ -84,14 +93,6 @@ class CocoFormat:
                          np.array([entry["score"] for entry in bbox]), boxes, masks, class_names, height, width,
                          np.array([entry["score"] for entry in segm]) if segm else None)
 
-    def _category_id(self, class_index):
-        try:
-            return self._category_of_class[class_index]
-        except KeyError:
-            raise ValueError(f"class {class_index} has no category id: dataset.label_map covers the classes "
-                             f"{sorted(self._category_of_class)}; give it one entry for every name in "
-                             "dataset.class_names") from None
-
 
 class CocoResults:
     """Detections of a whole run in memory.
@@ -103,14 +104,14 @@ class CocoResults:
         done: places that need not be added, none.
     """
 
-    done = frozenset()
+    done: frozenset[int] = frozenset()
 
-    def __init__(self, label_map, has_masks=True):
+    def __init__(self, label_map: Mapping[int, int], has_masks: bool = True) -> None:
         self._format = CocoFormat(label_map)
         self._has_masks = has_masks
-        self._places = {}
+        self._places: dict[int, tuple[Results, Results]] = {}
 
-    def add(self, place, image_id, found):
+    def add(self, place: int, image_id: int | str, found: Instances | None) -> None:
         """Add the detections of one image.
 
         Args:
@@ -119,27 +120,27 @@ class CocoResults:
         """
         self._places[place] = ([], []) if found is None else self._format(image_id, found)
 
-    def of_place(self, place):
+    def of_place(self, place: int) -> tuple[Results, Results]:
         """(bbox, segm) of an image, as of ``CocoFormat``."""
         return self._places[place]
 
-    def lists(self):
+    def lists(self) -> dict[str, Results]:
         """{"bbox": all box results, "segm": all mask results if there are masks}, in the order of evaluation."""
         parts = [self._places[place] for place in sorted(self._places)]
         kinds = ("bbox", "segm") if self._has_masks else ("bbox",)
         return {kind: [entry for part in parts for entry in part[number]] for number, kind in enumerate(kinds)}
 
-    def part(self):
+    def part(self) -> dict[int, tuple[Results, Results]]:
         """What was added, as plain values that another process can be sent."""
         return self._places
 
-    def merge(self, parts):
-        """Add what other processes have."""
+    def merge(self, parts: Iterable[dict[int, tuple[Results, Results]]]) -> None:
+        """Add what other processes have, each as `part` gives it."""
         for part in parts:
             self._places.update(part)
 
 
-def coco_metrics(coco_gt, results, iou_type, image_ids):
+def coco_metrics(coco_gt: COCO, results: Results, iou_type: str, image_ids: Iterable[int | str]) -> dict[str, Any]:
     """COCOeval of one kind of result, on the images that were really evaluated.
 
     Neither the ground truth nor the results are changed: COCOeval writes into both, so it gets copies. Ground
@@ -180,7 +181,7 @@ def coco_metrics(coco_gt, results, iou_type, image_ids):
 
     # [10 IoU, 101 recall, categories] for objects of every area and up to 100 detections per image
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    metrics = dict(zip(METRIC_NAMES, (float(value) for value in evaluation.stats)))
+    metrics: dict[str, Any] = dict(zip(METRIC_NAMES, (float(value) for value in evaluation.stats)))
     metrics["per_iou"] = [mean_of_measured(at_iou) for at_iou in precision]
     metrics["per_class"] = {
         str(ground_truth.cats[category].get("name", category)): mean_of_measured(precision[:, :, column])
@@ -190,7 +191,8 @@ def coco_metrics(coco_gt, results, iou_type, image_ids):
     return metrics
 
 
-def evaluate_results(coco_gt, results, image_ids):
+def evaluate_results(coco_gt: COCO, results: Mapping[str, Results], image_ids: Iterable[int | str]
+                     ) -> tuple[dict[str, dict[str, Any]], str]:
     """Score a run and put it into words.
 
     Args:
@@ -214,7 +216,7 @@ def evaluate_results(coco_gt, results, image_ids):
     return metrics, "\n".join(parts)
 
 
-def compact_table(metrics):
+def compact_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     """The original's table (per cent at every IoU) with COCOeval's figures; ``-`` where there are none."""
     head = ["all"] + [f".{percent}" for percent in IOU_PERCENTS]
     line = "+".join(["-" * 7] * (len(head) + 1)) + "+"
@@ -225,7 +227,7 @@ def compact_table(metrics):
     return "\n" + "\n".join(rows + [line]) + "\n\n"
 
 
-def validation_figures(metrics):
+def validation_figures(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
     """What a ``val`` line of the log holds, in the original's shape.
 
     Returns:
@@ -241,22 +243,15 @@ def validation_figures(metrics):
     return figures
 
 
-def write_metrics(path, metrics):
+def write_metrics(path: str | os.PathLike[str], metrics: Mapping[str, Mapping[str, Any]]) -> None:
     """Write {"bbox": {twelve fractions}, "segm": {...}} as JSON, whatever else ``metrics`` carries."""
     fractions = {kind: {name: values[name] for name in METRIC_NAMES} for kind, values in metrics.items()}
     write_json(path, fractions, indent=2)
 
 
-def write_json(path, data, indent=None):
-    """Write JSON so that ``path`` holds either the old file or the whole new one; folders are made."""
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        json.dump(data, file, indent=indent, separators=(",", ":") if indent is None else None)
-        file.write("\n" if indent else "")
-
-
-def _private_ground_truth(coco_gt, wanted, iou_type):
+def _private_ground_truth(coco_gt: COCO, wanted: Iterable[int | str], iou_type: str) -> COCO:
     """COCO object of copied annotations of the wanted images, completed by what COCOeval relies on."""
-    annotations = []
+    annotations: Results = []
     for image_id in sorted(wanted):
         for original in coco_gt.imgToAnns.get(image_id, []):
             annotation = completed_annotation(original, coco_gt.imgs[image_id], iou_type)
@@ -272,14 +267,15 @@ def _private_ground_truth(coco_gt, wanted, iou_type):
     return _coco_of({"images": images, "categories": categories}, annotations)
 
 
-def completed_annotation(original, image, iou_type):
+def completed_annotation(original: Mapping[str, Any], image: Mapping[str, Any], iou_type: str) -> dict[str, Any] | None:
     """Copy of an annotation with iscrowd, bbox and area; None if it has nothing of this kind to compare.
 
     A bbox that is not four finite numbers, or an area that is none from 0 on, is taken for missing.
     """
     annotation = dict(original)
     annotation.setdefault("iscrowd", 0)
-    bbox, area = annotation.get("bbox"), annotation.get("area")
+    bbox: Any = annotation.get("bbox")
+    area: Any = annotation.get("area")
     if not (isinstance(bbox, (list, tuple)) and len(bbox) == 4 and all(map(_is_finite, bbox))):
         annotation.pop("bbox", None)
     if not (_is_finite(area) and area >= 0):
@@ -300,12 +296,12 @@ def completed_annotation(original, image, iou_type):
     return annotation
 
 
-def _is_finite(value):
+def _is_finite(value: Any) -> bool:
     """Whether this is a finite number, of Python or numpy."""
     return isinstance(value, numbers.Real) and math.isfinite(value)
 
 
-def _rle(outline, height, width):
+def _rle(outline: Any, height: int, width: int) -> dict[str, Any]:
     """Compressed RLE of a COCO segmentation: polygons, uncompressed or compressed RLE."""
     if isinstance(outline, list):
         return mask_utils.merge(mask_utils.frPyObjects(outline, height, width))
@@ -314,7 +310,7 @@ def _rle(outline, height, width):
     return outline
 
 
-def _coco_of(dataset, annotations):
+def _coco_of(dataset: Mapping[str, Any], annotations: Results) -> COCO:
     """COCO object over the images and categories of ``dataset``; prints, as pycocotools does."""
     coco = COCO()
     coco.dataset = {"info": {}, "images": dataset["images"], "categories": dataset["categories"],
@@ -323,17 +319,17 @@ def _coco_of(dataset, annotations):
     return coco
 
 
-def mean_of_measured(values):
-    """Mean of COCOeval's figures without its -1 for "no ground truth"; -1.0 if nothing is left."""
+def mean_of_measured(values: np.ndarray) -> float:
+    """Mean of COCOeval's figures, of any shape, without its -1 for "no ground truth"; -1.0 if nothing is left."""
     measured = values[values > -1]
     return float(measured.mean()) if measured.size else -1.0
 
 
-def _percent_cell(value):
+def _percent_cell(value: float) -> str:
     return "   -   " if value < 0 else f"{100 * value:6.2f} "
 
 
-def class_table(metrics):
+def class_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     """One line for every class that has ground truth: name and AP in per cent for boxes and masks."""
     names = list(dict.fromkeys(name for values in metrics.values() for name in values["per_class"]))
     width = max([len(name) for name in names] + [5])

@@ -1,4 +1,4 @@
-"""Fetching weights over HTTP: a cut download continues, what arrived is verified, a file is there whole or not at all.
+"""Fetching files over HTTP: a cut download continues, what arrived is verified, a file is there whole or not at all.
 
 While a file is fetched its bytes are in ``<path>.part``, and ``<path>.part.json`` says which version of which file
 they belong to. Both stay after a failure or Ctrl-C, for the next run to continue, and vanish at the end.
@@ -16,6 +16,8 @@ import re
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from tqdm import tqdm
@@ -44,10 +46,13 @@ class _Unreachable(_Cut):
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects and keeps what only they tell: Hugging Face announces the file's sha256 and size there."""
 
-    def __init__(self, url):
-        self.host, self.sha256, self.size = urlsplit(url).netloc, None, None
+    def __init__(self, url: str) -> None:
+        self.host = urlsplit(url).netloc
+        self.sha256: str | None = None
+        self.size: int | None = None
 
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
+    def redirect_request(self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str,
+                         headers: http.client.HTTPMessage, newurl: str) -> urllib.request.Request | None:
         if req.type == "https" and urlsplit(newurl).scheme != "https":
             raise urllib.error.URLError(f"it redirects to {newurl}, which is not encrypted")
         sha256 = re.fullmatch(r'"?([0-9a-f]{64})"?', headers.get("X-Linked-Etag", "").strip())
@@ -58,11 +63,12 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _error(reason, url, path):
+def _error(reason: str, url: str, path: str) -> DownloadError:
     return DownloadError(f"{reason}: download {url} by hand and put it at {path}")
 
 
-def _is_at(file, path):
+def _is_at(file: IO[bytes], path: str) -> bool:
+    """Whether an open file is still the one at ``path``: another process may have moved or deleted it."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     except FileNotFoundError:
@@ -70,7 +76,7 @@ def _is_at(file, path):
 
 
 @contextlib.contextmanager
-def _locked_part(path):
+def _locked_part(path: str) -> Iterator[IO[bytes] | None]:
     """Open ``<path>.part`` for this process alone; gives None where the whole file is at ``path``.
 
     The lock ends with the process, however that ends. Whoever waited for it may hold a file that meanwhile became
@@ -97,7 +103,7 @@ def _locked_part(path):
     yield None
 
 
-def _version_of_part(path):
+def _version_of_part(path: str) -> dict[str, Any]:
     """What ``<path>.part`` holds a piece of, as `_fetch_once` wrote it down, or {} when that is unknown."""
     try:
         with open(f"{path}.part.json", encoding="utf-8") as file:
@@ -106,7 +112,7 @@ def _version_of_part(path):
         return {}
 
 
-def _open(url, start):
+def _open(url: str, start: int) -> tuple[Any, _Redirects]:
     """Ask for the bytes from ``start`` on; returns (answer, `_Redirects`), the answer perhaps an HTTP error."""
     headers = {"User-Agent": USER_AGENT, **({"Range": f"bytes={start}-"} if start else {})}
     redirects = _Redirects(url)
@@ -121,8 +127,8 @@ def _open(url, start):
         raise _Cut(f"no answer from {redirects.host} ({error})") from error
 
 
-def _span(answer, redirects, url, path):
-    """(first byte, size of the whole file) of an answer; None where it does not say.
+def _span(answer: Any, redirects: _Redirects, url: str, path: str) -> tuple[int, int | None]:
+    """(first byte, size of the whole file) of an answer; -1 and None where it does not say.
 
     Raises:
         _Cut: for an answer that may be better next time.
@@ -138,7 +144,7 @@ def _span(answer, redirects, url, path):
     first, size = 0, answer.length
     if answer.status == 206:
         found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.headers.get("Content-Range", ""))
-        first, size = (int(found[1]), int(found[2])) if found else (None, None)
+        first, size = (int(found[1]), int(found[2])) if found else (-1, None)
     elif size is None and not answer.chunked and redirects.size is None:  # a cut file would look complete
         raise _error(f"{redirects.host} does not tell the size of the file", url, path)
     if None not in (size, redirects.size) and size != redirects.size:
@@ -146,7 +152,7 @@ def _span(answer, redirects, url, path):
     return first, redirects.size if size is None else size
 
 
-def _chunks(answer, count, host):
+def _chunks(answer: Any, count: int | None, host: str) -> Iterator[bytes]:
     """The body in pieces; ``count`` bytes, or up to its end where that is None. Raises _Cut when it ends early."""
     try:
         # read1 gives what has arrived: read would lose up to a whole chunk when the connection breaks.
@@ -162,7 +168,12 @@ def _chunks(answer, count, host):
         raise _Cut(f"{host} ended the connection {count} bytes too early")
 
 
-def _fetch_once(url, path, part, bar):
+def _progress(label: str, size: int | None, bar: bool | None, **options: Any) -> tqdm:
+    return tqdm(desc=label, total=size, unit="B", unit_scale=True, dynamic_ncols=True,
+                disable=None if bar is None else not bar, **options)
+
+
+def _fetch_once(url: str, path: str, part: IO[bytes], bar: bool | None) -> str | None:
     """Fetch over one connection what ``part`` lacks; returns the sha256 that the server announced, or None.
 
     Raises:
@@ -186,8 +197,7 @@ def _fetch_once(url, path, part, bar):
         part.truncate(first)
         with open(f"{path}.part.json", "w", encoding="utf-8") as file:
             json.dump(version, file)
-        with tqdm(total=size, initial=first, desc=os.path.basename(path), unit="B", unit_scale=True,
-                  dynamic_ncols=True, disable=None if bar is None else not bar) as progress:
+        with _progress(os.path.basename(path), size, bar, initial=first) as progress:
             for chunk in _chunks(answer, None if size is None else size - first, redirects.host):
                 part.write(chunk)
                 progress.update(len(chunk))
@@ -195,7 +205,7 @@ def _fetch_once(url, path, part, bar):
     return redirects.sha256
 
 
-def _fetch(url, path, part, bar):
+def _fetch(url: str, path: str, part: IO[bytes], bar: bool | None) -> str | None:
     """`_fetch_once` until nothing is lacking, with growing pauses; failures with progress in between do not add up."""
     failures, furthest, answered = 0, part.seek(0, os.SEEK_END), False
     while True:
@@ -213,19 +223,28 @@ def _fetch(url, path, part, bar):
             failures += 1
 
 
-def _check_hash(url, path, kind, wanted):
-    """Delete ``<path>.part`` and raise DownloadError unless its hash starts with ``wanted``."""
+def file_hash(path: str, kind: str, bar: bool | None) -> str:
+    """Hash of a file in hexadecimal; ``kind`` is hashlib's name of it, ``bar`` as for `download` (after a second)."""
     digest = hashlib.new(kind)
-    with open(f"{path}.part", "rb") as file:
+    with open(path, "rb") as file, _progress(f"checking {os.path.basename(path)}", os.path.getsize(path), bar,
+                                             delay=1, leave=False) as progress:
         for chunk in iter(lambda: file.read(CHUNK), b""):
             digest.update(chunk)
-    if not digest.hexdigest().startswith(wanted.lower()):
+            progress.update(len(chunk))
+    return digest.hexdigest()
+
+
+def _check_hash(url: str, path: str, kind: str, wanted: str, bar: bool | None) -> None:
+    """Delete ``<path>.part`` and raise DownloadError unless its hash starts with ``wanted``."""
+    found = file_hash(f"{path}.part", kind, bar)
+    if not found.startswith(wanted.lower()):
         os.remove(f"{path}.part")
         os.remove(f"{path}.part.json")
-        raise _error(f"what arrived has the {kind} {digest.hexdigest()}, not {wanted}, and was deleted", url, path)
+        raise _error(f"what arrived has the {kind} {found}, not {wanted}, and was deleted", url, path)
 
 
-def download(url, path, sha256=None, md5=None, bar=True):
+def download(url: str, path: str | os.PathLike[str], sha256: str | None = None, md5: str | None = None,
+             bar: bool | None = True) -> str:
     """Fetch a file over HTTP unless it is there already.
 
     Continues what an earlier, interrupted call left, retries, and verifies the size and every hash that is known.
@@ -235,7 +254,7 @@ def download(url, path, sha256=None, md5=None, bar=True):
         url: address. Redirects are followed and proxies taken from the environment.
         path: where the file goes; its folder is made if it is missing.
         sha256, md5: hash of the file in hexadecimal, or its first digits.
-        bar: draw a progress bar; None draws it only on a terminal.
+        bar: draw progress bars; None draws it only on a terminal.
     Returns:
         ``path``. A file that was there before is not verified.
     Raises:
@@ -250,7 +269,7 @@ def download(url, path, sha256=None, md5=None, bar=True):
                 announced = _fetch(url, path, part, bar)
                 for kind, wanted in (("sha256", sha256), ("sha256", announced), ("md5", md5)):
                     if wanted:
-                        _check_hash(url, path, kind, wanted)
+                        _check_hash(url, path, kind, wanted, bar)
                 sync_to_disk(f"{path}.part")
                 os.replace(f"{path}.part", path)
                 os.remove(f"{path}.part.json")

@@ -10,7 +10,8 @@ import importlib
 import logging
 import platform
 import queue
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
@@ -40,10 +41,10 @@ class Settings(NamedTuple):
     streams: int | None = 1
 
 
-def first_line(error):
-    """The line of a library's error that says most: Paddle's messages end in it, or begin with it.
+def telling_line(error: object) -> str:
+    """The line of a library's error, or of its output, that says most: the first that speaks of an error, or the first.
 
-    OpenVINO's begin with the places in its sources.
+    Paddle's messages end in it, or begin with it; OpenVINO's begin with the places in its sources.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith("Exception from")] or lines
@@ -51,7 +52,7 @@ def first_line(error):
     return told[0]
 
 
-def is_installed(backend):
+def is_installed(backend: str) -> bool:
     """Whether a backend of BACKENDS can be imported."""
     try:
         importlib.import_module(backend)
@@ -60,7 +61,7 @@ def is_installed(backend):
     return True
 
 
-def check_installed(backend):
+def check_installed(backend: str) -> None:
     """Refuse a backend that is not there.
 
     Raises:
@@ -70,13 +71,13 @@ def check_installed(backend):
         raise UserError(f"{backend} is not installed; {INSTALL}")
 
 
-def has_bf16():
+def has_bf16() -> bool:
     """Whether this processor computes in bfloat16, by OpenVINO's account."""
     return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @functools.cache
-def openvino_core():
+def openvino_core() -> Any:
     """OpenVINO's one core of this process, which knows deformable convolution.
 
     One, which stays: each sets the stack that signals are handled on, and when of two the first goes first, Ctrl-C
@@ -92,7 +93,7 @@ def openvino_core():
     return core
 
 
-def usable_precision(backend, precision):
+def usable_precision(backend: str, precision: str) -> tuple[str, str]:
     """The backend of a CPU that computes in a precision, and the precision.
 
     Args:
@@ -114,7 +115,7 @@ def usable_precision(backend, precision):
     return "openvino", precision
 
 
-def processor():
+def processor() -> str:
     """The processor's name."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
@@ -124,7 +125,7 @@ def processor():
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def version_of(backend):
+def version_of(backend: str) -> str:
     """A backend's name and version, for people."""
     names = {"paddle": "Paddle", "onnxruntime": "onnxruntime", "openvino": "OpenVINO"}
     module = paddle if backend == "paddle" else importlib.import_module(backend)
@@ -146,7 +147,7 @@ class PaddleModel:
 
     streams = 1
 
-    def __init__(self, files, settings):
+    def __init__(self, files: Mapping[str, str], settings: Settings) -> None:
         path = files["model"]
         if path.endswith(".json") and PADDLE_2:
             raise UserError(f"{path} was written by PaddlePaddle 3, which {paddle.__version__} cannot read; use 3.0 or "
@@ -164,10 +165,10 @@ class PaddleModel:
         try:
             self.predictor = inference.create_predictor(config)
         except Exception as error:  # Paddle's errors have no class in common
-            raise UserError(f"PaddlePaddle {paddle.__version__} cannot read {path} ({first_line(error)}); use the "
+            raise UserError(f"PaddlePaddle {paddle.__version__} cannot read {path} ({telling_line(error)}); use the "
                             "version that yolact.json names, or export again") from error
 
-    def __call__(self, array):
+    def __call__(self, array: np.ndarray) -> list[paddle.Tensor]:
         """float32 ndarray -> list of tensors, in the order of the description."""
         handle = self.predictor.get_input_handle(self.predictor.get_input_names()[0])
         handle.reshape(array.shape)
@@ -182,7 +183,7 @@ class OnnxRuntimeModel:
 
     streams = 1
 
-    def __init__(self, files, settings):
+    def __init__(self, files: Mapping[str, str], settings: Settings) -> None:
         import onnxruntime
 
         path = files["model"]
@@ -199,10 +200,10 @@ class OnnxRuntimeModel:
         try:
             self.session = onnxruntime.InferenceSession(path, options, providers=providers)
         except Exception as error:  # onnxruntime's errors have no class in common
-            raise UserError(f"onnxruntime {onnxruntime.__version__} cannot read {path} ({first_line(error)}); "
+            raise UserError(f"onnxruntime {onnxruntime.__version__} cannot read {path} ({telling_line(error)}); "
                             "use a newer one, or export again") from error
 
-    def __call__(self, array):
+    def __call__(self, array: np.ndarray) -> list[paddle.Tensor]:
         """float32 ndarray -> list of tensors, in the order of the description."""
         outputs = self.session.run(None, {self.session.get_inputs()[0].name: array})
         return [paddle.to_tensor(output) for output in outputs]
@@ -211,7 +212,7 @@ class OnnxRuntimeModel:
 class OpenVinoModel:
     """One model in OpenVINO, on the CPU. Arguments, attributes and errors as `OnnxRuntimeModel`."""
 
-    def __init__(self, files, settings):
+    def __init__(self, files: Mapping[str, str], settings: Settings) -> None:
         path, core = files["model"], openvino_core()
         options = {"INFERENCE_NUM_THREADS": settings.threads,
                    "INFERENCE_PRECISION_HINT": OPENVINO_PRECISIONS[settings.precision],
@@ -219,14 +220,14 @@ class OpenVinoModel:
         try:
             compiled = core.compile_model(core.read_model(path), "CPU", options)
         except Exception as error:  # OpenVINO's errors have no class in common
-            raise UserError(f"{version_of('openvino')} cannot read {path} ({first_line(error)}); use another "
+            raise UserError(f"{version_of('openvino')} cannot read {path} ({telling_line(error)}); use another "
                             "--backend") from error
         self.streams = 1 if settings.streams == 1 else compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-        self.free = queue.SimpleQueue()
+        self.free: queue.SimpleQueue[Any] = queue.SimpleQueue()  # infer requests that nobody uses
         for _ in range(self.streams):
             self.free.put(compiled.create_infer_request())
 
-    def __call__(self, array):
+    def __call__(self, array: np.ndarray) -> list[paddle.Tensor]:
         """float32 ndarray -> list of tensors, in the order of the description."""
         request = self.free.get()
         try:
@@ -236,7 +237,7 @@ class OpenVinoModel:
             self.free.put(request)
 
 
-def convert_deformable(node):
+def convert_deformable(node: Any) -> Any:
     """ONNX's DeformConv in OpenVINO's operators, as its reader of ONNX has no rule for it.
 
     Args:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import paddle
 
 from utils.engines import (
     FASTEST_FIRST,
@@ -40,7 +42,7 @@ CONFIG_KEYS = (
 )
 
 
-def inference_config(config):
+def inference_config(config: Any) -> dict[str, Any]:
     """The part of a config that detecting with an exported network needs.
 
     Args:
@@ -50,7 +52,8 @@ def inference_config(config):
         dict of plain values, nested as the config is; `data.config.make_config` makes a whole config of it, in which
         what belongs to the network itself or to training has no meaning.
     """
-    everything, part = config.to_dict(), {}
+    everything = config.to_dict()
+    part: dict[str, Any] = {}
     for path in CONFIG_KEYS:
         *groups, key = path.split(".")
         source, target = everything, part
@@ -60,7 +63,7 @@ def inference_config(config):
     return part
 
 
-def hash_of(path):
+def hash_of(path: str) -> str:
     """SHA-256 of a file, as hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
@@ -76,13 +79,13 @@ class ExportedModel:
         run: a model of utils.engines. description: of the model, in yolact.json.
     """
 
-    def __init__(self, run, description):
+    def __init__(self, run: Any, description: Mapping[str, Any]) -> None:
         self.run = run
         self.streams = run.streams
         self.input_shape = list(description["input"]["shape"])
         self.outputs = [output["name"] for output in description["outputs"]]
 
-    def __call__(self, array):
+    def __call__(self, array: np.ndarray) -> dict[str, paddle.Tensor]:
         """Run the model.
 
         Args:
@@ -103,8 +106,8 @@ class ExportedModel:
 class ExportedMaskIoUNet(ExportedModel):
     """What layers.mask_iou_net.FastMaskIoUNet is to postprocess."""
 
-    def of_class(self, masks, classes):
-        """Estimated IoU of masks [h, w, N] that show objects of the classes int64 [N], 0-based -> [N]."""
+    def of_class(self, masks: paddle.Tensor, classes: paddle.Tensor) -> paddle.Tensor:
+        """Estimated IoU of masks float32 [h, w, N] that show objects of the classes int64 [N], 0-based: float32 [N]."""
         estimates = self(masks.transpose([2, 0, 1]).unsqueeze(1).numpy())[self.outputs[0]]
         return estimates.take_along_axis(classes.unsqueeze(1), axis=1).squeeze(1)
 
@@ -125,7 +128,7 @@ class Exported(NamedTuple):
     maskiou_net: Any
 
 
-def read_description(folder):
+def read_description(folder: str) -> dict[str, Any]:
     """What the yolact.json of an export holds.
 
     Raises:
@@ -139,7 +142,7 @@ def read_description(folder):
             description = json.load(file)
     except FileNotFoundError:
         raise UserError(f"there is no {path}, so this is no folder of tools/export.py, or not all of it") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); export again") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise UserError(f"{path} does not describe an export of tools/export.py; export again")
@@ -153,7 +156,7 @@ def read_description(folder):
     return description
 
 
-def _missing_files(folder, models, backend):
+def _missing_files(folder: str, models: Mapping[str, Any], backend: str) -> list[str] | None:
     """Paths of the files that a backend would need of an export and that are not there; None if it has no such."""
     kind = FILES_OF[backend]
     if not all(kind in model for model in models.values()):
@@ -162,7 +165,7 @@ def _missing_files(folder, models, backend):
     return [path for path in paths if not os.path.isfile(path)]
 
 
-def _choose_backend(folder, models, use_gpu):
+def _choose_backend(folder: str, models: Mapping[str, Any], use_gpu: bool) -> str:
     """The fastest of the backends that an export has files for; on a GPU, Paddle if possible."""
     order = FASTEST_FIRST[::-1] if use_gpu else FASTEST_FIRST
     missing = {backend: _missing_files(folder, models, backend) for backend in order}
@@ -176,7 +179,8 @@ def _choose_backend(folder, models, use_gpu):
     raise UserError(f"{os.path.join(folder, DESCRIPTION)} is damaged (it names no model); export again")
 
 
-def _open(folder, description, backend, settings):
+def _open(folder: str, description: Mapping[str, Any], backend: str, settings: Settings, check_files: bool
+          ) -> dict[str, ExportedModel]:
     """The models of an export, by name; their files are checked first, as engines crash on damaged ones."""
     models, kind = description["models"], FILES_OF[backend]
     opened = {}
@@ -186,23 +190,24 @@ def _open(folder, description, backend, settings):
                             "--backend and --precision")
         files = {part: os.path.join(folder, file) for part, file in model[kind].items()}
         for part, path in files.items():
-            if hash_of(path) != description["files"][model[kind][part]]["sha256"]:
+            if check_files and hash_of(path) != description["files"][model[kind][part]]["sha256"]:
                 raise UserError(f"{path} is damaged or not of this export (its SHA-256 is not the one in "
                                 f"{DESCRIPTION}); copy it again, or export again")
-        kind_of_model = ExportedMaskIoUNet if name == MASKIOU_NET else ExportedModel
-        opened[name] = kind_of_model(MODELS[backend](files, settings), model)
+        model_class = ExportedMaskIoUNet if name == MASKIOU_NET else ExportedModel
+        opened[name] = model_class(MODELS[backend](files, settings), model)
     return opened
 
 
-def load_exported(folder, use_gpu=False, threads=None, backend="auto", precision="fp32", streams=1):
+def load_exported(folder: str, use_gpu: bool = False, backend: str = "auto", precision: str = "fp32",
+                  streams: int | None = 1, check_files: bool = True) -> Exported:
     """Load what tools/export.py has written.
 
     Args:
         folder: of the export.
         use_gpu: run on the GPU that is Paddle's current device; False: on the CPU.
-        threads: of the CPU; None: what `utils.runtime.set_threads` chooses.
         backend: of utils.engines.BACKENDS; "auto": the fastest that is installed and that the folder has files for.
         precision, streams: as utils.engines.Settings.
+        check_files: compare the files' hashes with the description's first; False where that has just been done.
 
     Returns:
         Exported.
@@ -220,8 +225,8 @@ def load_exported(folder, use_gpu=False, threads=None, backend="auto", precision
         if backend == "auto":
             backend = _choose_backend(folder, description["models"], use_gpu)
         check_installed(backend)
-        settings = Settings(use_gpu, threads or set_threads(), precision, streams)
-        models = _open(folder, description, backend, settings)
+        settings = Settings(use_gpu, set_threads(), precision, streams)
+        models = _open(folder, description, backend, settings, check_files)
         engine = f"{version_of(backend)}, {precision}" + ", GPU" * (use_gpu and backend != "openvino")
         return Exported(os.path.join(folder, DESCRIPTION), description, engine, models[NETWORK],
                         models.get(MASKIOU_NET))

@@ -1,4 +1,4 @@
-"""Write a network for other engines: as static graphs of Paddle, as ONNX, described in a JSON file and compared.
+"""Write a network for other engines: as static graphs of Paddle, as ONNX, described in a JSON file and verified.
 
 tools/export.py is the command; utils/networks.py keeps what the faster engines run beside the weights.
 Shapes: B pictures, S the input size in pixels, N masks, h w of a mask.
@@ -9,17 +9,19 @@ import importlib.metadata
 import json
 import os
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable
 
+import numpy as np
 import paddle
 from paddle import nn
 
 from backbone import DeformableConv2D
-from data.config import MEANS, STD
+from data.config import MEANS, STD, Config
 from layers.box_utils import VARIANCES
 from utils.augmentations import Normalize
-from utils.checkpoint import NETWORK_KEYS, flat_config
-from utils.engines import PADDLE_2, first_line, processor, version_of
-from utils.export_comparison import TOLERANCES, compare, run_network
+from utils.config_differences import NETWORK_KEYS, flat_config
+from utils.engines import PADDLE_2, processor, telling_line, version_of
 from utils.exported import (
     DESCRIPTION,
     FORMAT,
@@ -33,6 +35,7 @@ from utils.exported import (
 from utils.files import atomic_folder, atomic_path
 from utils.onnx_files import DEFORMABLE_OPSET, OPSET, check_deformable, write_onnx
 from utils.runtime import UserError
+from utils.verification import TOLERANCES, Cases, reference_cases, verify
 
 MODEL_FILES = {DESCRIPTION, *(model + suffix for model in (NETWORK, MASKIOU_NET) for suffix in (
     ".onnx", ".json", ".pdmodel", ".pdiparams", ".pdiparams.info"))}
@@ -57,7 +60,7 @@ MEANINGS = {
 }
 
 
-def check_replaceable(folder, remedy):
+def check_replaceable(folder: str, remedy: str) -> None:
     """Refuse a folder that holds what no export wrote, as an export replaces it.
 
     Args:
@@ -78,20 +81,21 @@ def check_replaceable(folder, remedy):
         raise UserError(f"{folder} is a file; {remedy}")
 
 
-def check_network(net, config, formats):
-    """Refuse networks that cannot be exported as asked.
+def check_fixed_shape(config: Config, remedy: str) -> None:
+    """Refuse networks whose input has no fixed shape.
+
+    Args:
+        remedy: what to do about it, for the message.
 
     Raises:
-        UserError: names the reason and what can be done.
+        UserError: names the reason.
     """
     if config.preserve_aspect_ratio:
-        raise UserError("with preserve_aspect_ratio the input has any shape and the priors depend on it, which a fixed "
-                        "graph cannot follow; -o preserve_aspect_ratio=False exports the network for squares")
-    if "onnx" in formats and is_deformable(net):
-        check_deformable()
+        raise UserError("with preserve_aspect_ratio the input has no fixed shape and the priors depend on it, which a "
+                        f"fixed graph cannot follow; {remedy}")
 
 
-def is_deformable(net):
+def is_deformable(net: nn.Layer) -> bool:
     """Whether a network has deformable convolutions."""
     return any(isinstance(layer, DeformableConv2D) for layer in net.sublayers())
 
@@ -103,22 +107,24 @@ class NetworkOutputs(nn.Layer):
         net: Yolact that has run once, so that it keeps the priors. out: its outputs then, for names and priors.
     """
 
-    def __init__(self, net, out):
+    def __init__(self, net: nn.Layer, out: Mapping[str, paddle.Tensor]) -> None:
         super().__init__()
         self.net = net
         self.names = list(out)
         self.register_buffer("priors", out["priors"])  # the very tensor that the network keeps, to be saved as it is
 
-    def forward(self, images):
-        """images: as `Yolact.forward` -> its outputs, in the order of `names`."""
+    def forward(self, images: paddle.Tensor) -> tuple[paddle.Tensor, ...]:
+        """The outputs of `Yolact.forward` for float32 [B, 3, S, S], in the order of `names`."""
         out = self.net(images)
         return tuple(out[name] for name in self.names)
 
 
-def write_paddle(layer, folder, name, input_name, shape):
+def write_paddle(layer: nn.Layer, folder: str, name: str, input_name: str, shape: Sequence[int]) -> dict[str, str]:
     """Write a layer for Paddle Inference. shape: of the input, its first size is left open.
 
     Returns: {"model", "params"}, the files' names.
+    Raises:
+        UserError: Paddle cannot make a static graph of it.
     """
     spec = paddle.static.InputSpec([None, *shape[1:]], "float32", input_name)
     try:
@@ -127,14 +133,14 @@ def write_paddle(layer, folder, name, input_name, shape):
         raise
     except Exception as error:  # Paddle's errors have no class in common
         raise UserError(f"PaddlePaddle {paddle.__version__} cannot make a static graph of the {name} "
-                        f"({first_line(error)})") from error
+                        f"({telling_line(error)})") from error
     suffix = ".pdmodel" if PADDLE_2 else ".json"
     if PADDLE_2:
         remove_sources(os.path.join(folder, name + suffix))
     return {"model": name + suffix, "params": name + ".pdiparams"}
 
 
-def remove_sources(path):
+def remove_sources(path: str) -> None:
     """Remove from a .pdmodel where in which source file each operator was made: names of folders of this machine."""
     with open(path, "rb") as file:
         program = paddle.base.core.ProgramDesc(file.read())
@@ -149,18 +155,18 @@ def remove_sources(path):
 # --- the description --------------------------------------------------------------------------------------------
 
 
-def network_config(config):
+def network_config(config: Config) -> dict[str, Any]:
     """What of a config shapes the network: dict of dotted key -> value."""
     return {key: value for key, value in flat_config(config.to_dict()).items() if key.startswith(GRAPH_KEYS)}
 
 
-def describe_model(input_name, input_shape, out, free):
+def describe_model(input_name: str, input_shape: Sequence[int], out: Mapping[str, Any], free: str) -> dict[str, Any]:
     """Input and outputs of a model, without its files.
 
     Args:
         out: its outputs, dict of arrays. free: what the first size stands for, "batch" or "masks".
     """
-    def part(name, shape):
+    def part(name: str, shape: Sequence[int]) -> dict[str, Any]:
         return {"name": name, "shape": list(shape) if name == "priors" else [free, *shape[1:]]}
 
     meanings = dict(MEANINGS)
@@ -170,8 +176,8 @@ def describe_model(input_name, input_shape, out, free):
             "outputs": [{**part(name, array.shape), "meaning": meanings[name]} for name, array in out.items()]}
 
 
-def describe(config, weights, models, folder):
-    """Everything that yolact.json holds, but for the comparison.
+def describe(config: Config, weights: str, models: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """Everything that yolact.json holds, but for how the models were verified.
 
     Args:
         config: Config. weights: path. models: dict name -> description with files. folder: where the files lie.
@@ -210,7 +216,7 @@ def describe(config, weights, models, folder):
     }
 
 
-def write_description(folder, description):
+def write_description(folder: str, description: Mapping[str, Any]) -> None:
     """Write yolact.json, to be read by people too: a list of numbers or names is one line."""
     text = json.dumps(description, indent=1, ensure_ascii=False)
     text = re.sub(r"\[[^\[\]{}]*\]", lambda found: re.sub(r"\n *", "", found[0].replace(",\n", ", \n")), text)
@@ -221,11 +227,13 @@ def write_description(folder, description):
 # --- all of it --------------------------------------------------------------------------------------------------
 
 
-def write_models(net, cases, folder, formats, tell):
+def write_models(net: nn.Layer, cases: Cases, folder: str, formats: Sequence[str], tell: Callable[[str], Any]
+                 ) -> dict[str, dict[str, Any]]:
     """Write the models of a network.
 
     Args:
-        net: Yolact. cases: of `run_network`. formats: kinds of files, "paddle" and "onnx". tell: gets lines of text.
+        net: Yolact. cases: of `reference_cases`. folder: to write into. formats: kinds of files, "paddle" and "onnx".
+        tell: gets lines of text.
 
     Returns:
         dict model -> description, with the files of each format.
@@ -252,37 +260,43 @@ def write_models(net, cases, folder, formats, tell):
     return models
 
 
-def export(net, config, weights, folder, formats, engines, picture, tell=print):
+def export(net: nn.Layer, config: Config, weights: str, folder: str, formats: Sequence[str],
+           engines: Sequence[tuple[str, str]], picture: tuple[str, np.ndarray], tell: Callable[[str], Any] = print
+           ) -> None:
     """Write a network into a folder, whole or not at all, and tell how far the models are from it.
 
     Args:
         net: Yolact in evaluation mode.
         config: its Config. weights: path of its weights. folder: to write.
         formats: kinds of files to write, "paddle" and "onnx".
-        engines: what to compare, list of (backend, precision).
-        picture: (name, uint8 [H, W, 3] BGR) to compare on.
+        engines: what to verify, list of (backend, precision).
+        picture: (name, uint8 [H, W, 3] BGR) to verify on.
         tell: gets lines of text.
 
     Raises:
         UserError: the network cannot be exported, or a model is too far from it.
     """
-    check_network(net, config, formats)
+    check_fixed_shape(config, "-o preserve_aspect_ratio=False exports the network for squares")
+    if "onnx" in formats and is_deformable(net):
+        check_deformable()
     tell(f"running {config.name} on {picture[0]} ...")
-    cases = run_network(net, config, picture[1])
+    cases = reference_cases(net, config, picture[1])
     with atomic_folder(folder) as temporary:
         description = describe(config, weights, write_models(net, cases, temporary, formats, tell), temporary)
         write_description(temporary, description)
         tell("differences from the network itself, root mean square as a share of that of the output:")
-        description["compared"] = [comparison(temporary, *engine, cases, picture[0], tell) for engine in engines]
+        description["compared"] = [verification_record(temporary, *engine, cases, picture[0], tell)
+                                   for engine in engines]
         write_description(temporary, description)
 
 
-def comparison(folder, backend, precision, cases, picture, tell=print):
-    """The record of `compare` for yolact.json. picture: its name; else as `compare`."""
+def verification_record(folder: str, backend: str, precision: str, cases: Cases, picture: str,
+                        tell: Callable[[str], Any]) -> dict[str, Any]:
+    """What yolact.json tells of `verify`. picture: its name; else as `verify`."""
     return {**engine_of(backend, precision), "picture": picture, "tolerance": TOLERANCES[precision],
-            "difference": compare(folder, backend, cases, precision, tell)}
+            "difference": verify(folder, backend, cases, precision, tell)}
 
 
-def engine_of(backend, precision):
+def engine_of(backend: str, precision: str) -> dict[str, str]:
     """What tells one engine from another: dict of its version, precision and processor."""
     return {"engine": version_of(backend), "precision": precision, "processor": processor()}

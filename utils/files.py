@@ -3,11 +3,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import shutil
+from collections.abc import Iterator
+from typing import Any
 
 
-def sync_to_disk(path):
+def sync_to_disk(path: str) -> None:
     """fsync a file or folder that has been written and closed."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -16,7 +19,7 @@ def sync_to_disk(path):
         os.close(handle)
 
 
-def _remove_leftovers(folder, start):
+def _remove_leftovers(folder: str, start: str) -> None:
     """Remove the files and folders ``<start><pid>.tmp`` of processes that are not alive any more."""
     if os.name == "nt":
         return  # os.kill would end the process there
@@ -29,7 +32,7 @@ def _remove_leftovers(folder, start):
 
 
 @functools.cache
-def _temporary_names(folder):
+def _temporary_names(folder: str) -> tuple[str, ...]:
     """The .tmp names in a folder when this process first wrote there.
 
     Looked up once: thousands of pictures go into one folder, and each look takes as long as there are files.
@@ -37,7 +40,7 @@ def _temporary_names(folder):
     return tuple(name for name in os.listdir(folder) if name.endswith(".tmp"))
 
 
-def _is_alive(pid):
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -48,7 +51,7 @@ def _is_alive(pid):
 
 
 @contextlib.contextmanager
-def atomic_path(path):
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[str]:
     """Give a temporary path beside ``path`` to write to; it replaces ``path`` at the end or vanishes.
 
     Whatever happens in between (error, Ctrl-C), ``path`` holds either its old content or the whole new one.
@@ -68,8 +71,15 @@ def atomic_path(path):
             os.remove(temporary)
 
 
+def write_json(path: str | os.PathLike[str], data: Any, indent: int | None = None) -> None:
+    """Write JSON so that ``path`` holds either the old file or the whole new one; folders are made."""
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        json.dump(data, file, indent=indent, separators=(",", ":") if indent is None else None)
+        file.write("\n" if indent else "")
+
+
 @contextlib.contextmanager
-def atomic_folder(path):
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[str]:
     """Give a new folder beside ``path`` to fill; it takes the place of ``path`` at the end or vanishes.
 
     Whatever happens in between, ``path`` holds either its old content or the whole new one. What killed processes

@@ -5,6 +5,9 @@ import logging
 import math
 import os
 import signal
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any
 
 from utils.runtime import UserError
 
@@ -12,7 +15,7 @@ from utils.runtime import UserError
 class TooManyBadSteps(UserError):
     """So many steps in a row had a loss that is not finite; ``first`` is the iteration of the first of them."""
 
-    def __init__(self, message, first):
+    def __init__(self, message: str, first: int) -> None:
         super().__init__(message)
         self.first = first
 
@@ -20,12 +23,19 @@ class TooManyBadSteps(UserError):
 class BadSteps:
     """Counts steps in a row whose loss is not finite, tells of each, and ends the run after ``most`` of them."""
 
-    def __init__(self, most):
+    def __init__(self, most: int) -> None:
         self.most = most
         self.count = 0
 
-    def check(self, losses, iteration, batch):
-        """Raises TooManyBadSteps."""
+    def check(self, losses: Mapping[str, float], iteration: int, batch: Any) -> None:
+        """Look at the losses of a step.
+
+        Args:
+            losses: loss terms by letter. batch: data.coco.Batch, whose images are named in the warning.
+
+        Raises:
+            TooManyBadSteps: this was the last one that is put up with.
+        """
         if all(map(math.isfinite, losses.values())):
             self.count = 0
             return
@@ -48,21 +58,21 @@ class StopRequest:
         signal: number of the signal that came, or 0.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.signal = 0
-        self._before = {}
+        self._before: dict[int, Any] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> StopRequest:
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 self._before[number] = signal.signal(number, self._ask)
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _ask(self, number, frame):
+    def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.signal:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

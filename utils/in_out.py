@@ -1,4 +1,4 @@
-"""What ``--image``, ``--images`` and ``--video`` are given: IN, or IN:OUT, where names may hold colons themselves."""
+"""Where commands read and write: IN or IN:OUT, where names may hold colons themselves; what may be written."""
 from __future__ import annotations
 
 import os
@@ -9,11 +9,11 @@ from utils.runtime import UserError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # of pictures
 
 
-def split_in_out(text):
+def split_in_out(text: str) -> tuple[str, str | None]:
     """Split IN:OUT at the colon that leaves an IN that exists, a file or a folder; the longest such IN counts.
 
     Args:
-        text: as the user wrote it; ``IN``, ``IN:`` and ``IN:OUT`` are understood.
+        text: what ``--image``, ``--images`` or ``--video`` is given; ``IN``, ``IN:`` and ``IN:OUT`` are understood.
 
     Returns:
         (IN, OUT), OUT None where the text has none. If no IN exists, IN is what stands before the first colon that
@@ -28,7 +28,7 @@ def split_in_out(text):
     return text[:at], text[at + 1:] or None
 
 
-def check_another(source, target):
+def check_another(source: str, target: str) -> None:
     """Refuse to overwrite what is read.
 
     Raises:
@@ -36,3 +36,22 @@ def check_another(source, target):
     """
     if os.path.exists(target) and os.path.exists(source) and os.path.samefile(source, target):
         raise UserError(f"{target} would overwrite what is read; name another after the colon, IN:OUT")
+
+
+def check_writable(folder: str, option: str) -> None:
+    """Make a folder and see that a file can be made in it: before hours of work that would be lost.
+
+    Args:
+        option: of the command line, for the message.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    probe = os.path.join(folder, f".{os.getpid()}.tmp")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with open(probe, "w", encoding="utf-8"):
+            pass
+        os.remove(probe)
+    except OSError as error:
+        raise UserError(f"cannot write into {folder} ({error.strerror}); choose another {option}") from error

@@ -1,4 +1,4 @@
-"""Text on pictures: plates with class names beside boxes, and a line in the corner.
+"""Text on pictures: plates with class names beside boxes, a line in the corner, the heading of a figure.
 
 Written with Pillow in DejaVu Sans, which matplotlib brings along; characters that it lacks, such as Chinese ones, are
 taken from a font of the system if there is one. Pictures are uint8 [H, W, 3] BGR and are changed in place.
@@ -10,7 +10,8 @@ import itertools
 import math
 import os
 import re
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -32,8 +33,8 @@ class Label(NamedTuple):
 
     name: str
     number: str
-    box: tuple
-    color: tuple
+    box: tuple[int, int, int, int]
+    color: tuple[int, int, int]
 
 
 class _Text(NamedTuple):
@@ -45,7 +46,7 @@ class _Text(NamedTuple):
     height: int
 
 
-def draw_labels(image, labels, crowded=1.0):
+def draw_labels(image: np.ndarray, labels: Sequence[Label], crowded: float = 1.0) -> None:
     """Write each label on a plate of its colour at its box, inside the picture and off the other plates.
 
     A text too wide for the picture, or higher than a third of it, is made smaller, then its name is cut, then its
@@ -71,7 +72,7 @@ def draw_labels(image, labels, crowded=1.0):
         _write(image, plate, text, color)
 
 
-def draw_corner_text(image, text):
+def draw_corner_text(image: np.ndarray, text: str) -> None:
     """Write a line in the upper left corner, white on a dark plate, for example the frame rate of a video.
 
     Args:
@@ -83,12 +84,18 @@ def draw_corner_text(image, text):
         _write(image, (0, 0, fitting.width, fitting.height), fitting, CORNER_COLOR)
 
 
-def text_size(height, width):
+def fit_heading(heading: Any, width: float) -> None:
+    """Make a text of a matplotlib figure smaller until it is not wider than so many pixels."""
+    while heading.get_window_extent().width > width and heading.get_fontsize() > 1:
+        heading.set_fontsize(0.95 * heading.get_fontsize())
+
+
+def text_size(height: int, width: int) -> int:
     """Font size in pixels for a picture: 13 at 640 x 480, and growing slower than the picture."""
     return max(9, round(5 + min(height, width) / 60))
 
 
-def ink_on(color):
+def ink_on(color: tuple[int, int, int]) -> tuple[int, int, int]:
     """Black or white, whichever has the higher contrast on a BGR colour: at least 4.5 to 1 (WCAG 2)."""
     blue, green, red = (value / 255 / 12.92 if value <= 10 else ((value / 255 + 0.055) / 1.055) ** 2.4
                         for value in color)
@@ -96,20 +103,20 @@ def ink_on(color):
     return (0, 0, 0) if luminance > 0.179 else (255, 255, 255)
 
 
-def font_file(character):
+def font_file(character: str) -> str:
     """Path of a font that has a character: DejaVu Sans, else one of the system's, else DejaVu Sans all the same."""
     return _dejavu() if character.isascii() else _font_with(character)
 
 
 @functools.cache
-def _dejavu():
+def _dejavu() -> str:
     import matplotlib  # here, because a program that draws nothing should not wait for it
 
     return os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 
 
 @functools.lru_cache(maxsize=4096)
-def _font_with(character):
+def _font_with(character: str) -> str:
     for path in (_dejavu(), *_wide_fonts()):
         if _opened(path).get_char_index(ord(character)):
             return path
@@ -117,14 +124,14 @@ def _font_with(character):
 
 
 @functools.lru_cache(maxsize=8)
-def _opened(path):
+def _opened(path: str) -> Any:
     from matplotlib.ft2font import FT2Font
 
     return FT2Font(path)
 
 
 @functools.cache
-def _wide_fonts():
+def _wide_fonts() -> tuple[str, ...]:
     """Paths of the system's fonts with many characters, the best first."""
     from matplotlib.font_manager import findSystemFonts  # its list of fonts by name may be older than a font
 
@@ -138,22 +145,22 @@ def _wide_fonts():
 
 
 @functools.lru_cache(maxsize=64)
-def _font(path, size):
+def _font(path: str, size: int) -> Any:
     return ImageFont.truetype(path, size)
 
 
-def _runs(text, size):
+def _runs(text: str, size: int) -> list[tuple[Any, str]]:
     """The text in pieces of one font each: list of (font, piece)."""
     return [(_font(path, size), "".join(piece)) for path, piece in itertools.groupby(text, key=font_file)]
 
 
-def _pad(size):
+def _pad(size: int) -> int:
     """Pixels between the text and the sides of its plate."""
     return max(1, round(size / 5))
 
 
 @functools.lru_cache(maxsize=1024)
-def _set(text, size):
+def _typeset(text: str, size: int) -> _Text:
     """A text in one size."""
     runs = _runs(text, size)
     metrics = [font.getmetrics() for font, _ in runs]
@@ -161,25 +168,26 @@ def _set(text, size):
     return _Text(text, size, width, max(up for up, _ in metrics) + max(down for _, down in metrics))
 
 
-def _fitting(name, number, size, width, height):
+def _fitting(name: str, number: str, size: int, width: int, height: int) -> _Text | None:
     """The name and the number as large and as complete as a room of pixels allows; None if nothing fits."""
     name = " ".join(name.split())  # a line break is a space
     full = f"{name} {number}".strip()
     if not full:
         return None
-    wanted = _set(full, size)
+    wanted = _typeset(full, size)
     share = min(1.0, width / wanted.width, height / wanted.height)
     for smaller in range(max(SMALLEST_SIZE, math.ceil(size * share)), SMALLEST_SIZE - 1, -1):
-        text = _set(full, smaller)
+        text = _typeset(full, smaller)
         if text.width <= width and text.height <= height:
             return text
     shorter = [f"{name[:count].rstrip()}… {number}" for count in range(len(name) - 1, 2, -1) if number]
     shorter += [f"{name[:count].rstrip()}…" for count in range(len(name) - 1, 0, -1)]
-    texts = (_set(text, SMALLEST_SIZE) for text in shorter)
+    texts = (_typeset(text, SMALLEST_SIZE) for text in shorter)
     return next((text for text in texts if text.width <= width and text.height <= height), None)
 
 
-def _place_plate(box, plate_width, plate_height, height, width, taken):
+def _place_plate(box: Sequence[int], plate_width: int, plate_height: int, height: int, width: int, taken: np.ndarray
+                 ) -> tuple[tuple[int, int, int, int], int]:
     """The (x, y, width, height) at the box that covers least of the plates taken, and how many pixels of them."""
     x1, y1, x2, y2 = box
     right, above, lower = x2 - plate_width + 1, y1 - plate_height, y2 - plate_height + 1
@@ -193,7 +201,7 @@ def _place_plate(box, plate_width, plate_height, height, width, taken):
     return (int(spots[best, 0]), int(spots[best, 1]), plate_width, plate_height), int(covers[best])
 
 
-def _write(image, plate, text, color):
+def _write(image: np.ndarray, plate: tuple[int, int, int, int], text: _Text, color: tuple[int, int, int]) -> None:
     """Fill a plate and write on it; no letter leaves it."""
     x, y, width, height = plate
     stencil = Image.new("L", (width, height))
@@ -204,4 +212,4 @@ def _write(image, plate, text, color):
         draw.text((left, baseline), piece, fill=255, font=font, anchor="ls")
         left += font.getlength(piece)
     ink = np.asarray(stencil, np.float32)[:, :, np.newaxis] / 255
-    image[y:y + height, x:x + width] = np.rint(color + (np.float32(ink_on(color)) - color) * ink)
+    image[y:y + height, x:x + width] = np.rint(color + (np.array(ink_on(color), np.float32) - color) * ink)

@@ -4,14 +4,18 @@ Shapes: h w of the prototypes, K how many there are, H W of the picture.
 """
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import cv2
 import numpy as np
 
 from utils.files import atomic_path
-from utils.labels import font_file
+from utils.labels import fit_heading, font_file
 from utils.visualize import paint_mask, resize_window
 
-_MOST_SHOWN = 12
+_MOST_SHOWN = 12  # prototypes, one by one
 _COLUMNS = 8  # cells in a row: four pairs of a prototype and the sum after it
 _BAR_COLUMN = 6  # where the colour bars begin in the last row
 _MOST_SUM = 6.0  # a sum beyond it has the colour of this one: the sigmoid of 6 is 0.998
@@ -20,7 +24,8 @@ _PLUS, _MINUS, _INK, _PALE_INK = "#b2182b", "#2166ac", "#1c2733", "#66727f"  # p
 _MASK_BGR = (37, 231, 253)  # the upper end of the masks' colours
 
 
-def lincomb_figure(path, image_bgr, protos, coeffs, mask, box, title, crop=True):
+def lincomb_figure(path: str | os.PathLike[str], image_bgr: np.ndarray, protos: np.ndarray, coeffs: np.ndarray,
+                   mask: tuple[int, int, np.ndarray], box: Sequence[float], title: str, crop: bool = True) -> None:
     """Write a figure of how one mask is put together: prototypes times coefficients, sum, sigmoid, crop, 0.5.
 
     The 12 prototypes with the largest absolute coefficients are shown one by one, times these, each with the sum up
@@ -40,7 +45,8 @@ def lincomb_figure(path, image_bgr, protos, coeffs, mask, box, title, crop=True)
         figure.savefig(temporary, format="png")
 
 
-def build_lincomb_figure(image_bgr, protos, coeffs, mask, box, title, crop=True):
+def build_lincomb_figure(image_bgr: np.ndarray, protos: np.ndarray, coeffs: np.ndarray,
+                         mask: tuple[int, int, np.ndarray], box: Sequence[float], title: str, crop: bool = True) -> Any:
     """The matplotlib Figure that ``lincomb_figure`` writes; arguments as there."""
     protos, coeffs = np.asarray(protos, np.float32), np.asarray(coeffs, np.float32)
     order = np.argsort(-np.abs(coeffs), kind="stable")
@@ -85,7 +91,7 @@ class _Sheet:
     # Inches.
     HEAD, MARGIN, GAP, CELL_HEAD, CELL_WIDTH = 0.85, 0.3, 0.14, 0.26, 1.75
 
-    def __init__(self, rows, size):
+    def __init__(self, rows: int, size: tuple[int, int]) -> None:
         # Here, because nothing else of a program that detects objects needs so much of matplotlib.
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -95,20 +101,19 @@ class _Sheet:
         self.cell_height = self.CELL_WIDTH * ratio
         self.inches = (2 * self.MARGIN + _COLUMNS * (self.CELL_WIDTH + self.GAP) - self.GAP,
                        self.HEAD + rows * (self.CELL_HEAD + self.cell_height + self.GAP) + self.MARGIN)
-        self.figure = Figure(figsize=self.inches, dpi=110, facecolor="white")
+        self.figure: Any = Figure(figsize=self.inches, dpi=110, facecolor="white")
         FigureCanvasAgg(self.figure)
 
-    def write_head(self, title, explanation):
+    def write_head(self, title: str, explanation: str) -> None:
         """The two lines at the top; a long title is made smaller."""
         left = self.MARGIN / self.inches[0]
         heading = self.figure.text(left, 1 - 0.3 / self.inches[1], title, family=_families(title), fontsize=15,
                                    color=_INK, va="center", parse_math=False)  # a "$" is one
-        room = (self.inches[0] - 2 * self.MARGIN) * self.figure.dpi
-        while heading.get_window_extent().width > room and heading.get_fontsize() > 1:
-            heading.set_fontsize(0.95 * heading.get_fontsize())
+        fit_heading(heading, (self.inches[0] - 2 * self.MARGIN) * self.figure.dpi)
         self.figure.text(left, 1 - 0.6 / self.inches[1], explanation, fontsize=9.5, color=_PALE_INK, va="center")
 
-    def show(self, row, column, array, head, style, color=_INK):
+    def show(self, row: int, column: int, array: np.ndarray, head: str, style: Mapping[str, Any], color: str = _INK
+             ) -> None:
         """Fill a cell with an array, enlarged to the picture's size, under a line of text."""
         axes = self.figure.add_axes(self._cell(row, column, self.cell_height))
         height, width = self.size
@@ -118,12 +123,12 @@ class _Sheet:
         for spine in axes.spines.values():
             spine.set(color="#c8ced4", linewidth=0.6)
 
-    def outline(self, box):
+    def outline(self, box: Sequence[float]) -> None:
         """Draw the box in the cell filled last."""
         x1, y1, x2, y2 = (float(value) for value in box)
         self.figure.axes[-1].plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color="#ff9800", linewidth=1)
 
-    def color_bar(self, row, column, head, style, extend="neither"):
+    def color_bar(self, row: int, column: int, head: str, style: Mapping[str, Any], extend: str = "neither") -> None:
         """A colour bar across a cell, with its meaning above; `extend`: at which ends values go beyond it."""
         from matplotlib.cm import ScalarMappable
         from matplotlib.colors import Normalize
@@ -137,7 +142,7 @@ class _Sheet:
         bar.outline.set_visible(False)
         axes.set_title(head, fontsize=8.5, color=_INK, pad=3)
 
-    def _cell(self, row, column, height):
+    def _cell(self, row: int, column: int, height: float) -> tuple[float, float, float, float]:
         """Rectangle in the figure, 0..1, of the upper `height` inches of a cell: left, bottom, width, height."""
         left = self.MARGIN + column * (self.CELL_WIDTH + self.GAP)
         top = self.HEAD + row * (self.CELL_HEAD + self.cell_height + self.GAP) + self.CELL_HEAD
@@ -145,7 +150,7 @@ class _Sheet:
                 height / self.inches[1])
 
 
-def _families(text):
+def _families(text: str) -> list[str]:
     """Names of fonts for matplotlib that have the characters of a text."""
     from matplotlib.font_manager import FontProperties, fontManager
 
@@ -157,11 +162,11 @@ def _families(text):
     return [FontProperties(fname=path).get_name() for path in paths]
 
 
-def _signed(number):
+def _signed(number: float) -> str:
     return f"{number:+.2f}".replace("-", "−")
 
 
-def _explanation(shown, others, rest):
+def _explanation(shown: int, others: int, rest: np.ndarray) -> str:
     """The line under the title."""
     text = "prototypes by falling size of their coefficients, each with the sum up to it"
     if not others:
@@ -170,7 +175,7 @@ def _explanation(shown, others, rest):
             f"{_signed(rest.max())}.")
 
 
-def _cut(soft, box, size):
+def _cut(soft: np.ndarray, box: Sequence[float], size: tuple[int, int]) -> np.ndarray:
     """A copy with zeros outside the box and one sample around it, as masks are cut (layers.box_utils.crop)."""
     (height, width), (rows, columns) = size, soft.shape
     x1, y1, x2, y2 = (float(value) for value in box)
@@ -180,7 +185,7 @@ def _cut(soft, box, size):
     return soft * inside
 
 
-def _over_picture(image_bgr, mask):
+def _over_picture(image_bgr: np.ndarray, mask: tuple[int, int, np.ndarray]) -> np.ndarray:
     """The picture, RGB, not larger than the figure can show, under the mask."""
     size = image_bgr.shape[:2]
     factor = min(1.0, _PICTURE_SIDE / max(size))

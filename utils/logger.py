@@ -11,12 +11,14 @@ import logging
 import math
 import os
 import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Callable
 
 LOSS_ORDER = "BCMSI"  # box, class, mask, semantic segmentation, mask IoU
-TAIL_BYTES = 1 << 20
+TAIL_BYTES = 1 << 20  # of a log, in which its last session is looked for
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     """A value JSON can hold: numpy numbers and arrays unpacked, nan and infinity as null."""
     if hasattr(value, "tolist"):
         value = value.tolist()
@@ -29,7 +31,7 @@ def _plain(value):
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
-def _last_session(path):
+def _last_session(path: str) -> int:
     """Highest session number in the last part of a log, or -1; lines that cannot be read are passed over."""
     last = -1
     if not os.path.exists(path):
@@ -44,7 +46,7 @@ def _last_session(path):
     return last
 
 
-def _ends_in_newline(path):
+def _ends_in_newline(path: str) -> bool:
     if not os.path.exists(path) or os.path.getsize(path) == 0:
         return True
     with open(path, "rb") as file:
@@ -67,7 +69,8 @@ class Log:
         OSError: when the file cannot be written.
     """
 
-    def __init__(self, path, session_data=None, gpu_stats=None):
+    def __init__(self, path: str, session_data: Mapping[str, Any] | None = None,
+                 gpu_stats: Callable[[], Any] | None = None) -> None:
         self.path = path
         self._gpu_stats = gpu_stats
         try:
@@ -82,8 +85,15 @@ class Log:
             self._file.write("\n")  # keep a line torn by a killed run from spoiling ours
         self.log("session", session_data or {})
 
-    def log(self, kind, data):
-        """Write one record of any type."""
+    def log(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Write one record.
+
+        Args:
+            kind: its type, "session", "train" or "val". data: plain values, or numpy's.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
         record = {"type": kind, "session": self.session, "data": _plain(data), "time": time.time()}
         if self._gpu_stats is not None:
             record["gpu"] = _plain(self._gpu_stats())
@@ -99,7 +109,7 @@ class Log:
             raise OSError(f"cannot write the log {self.path} ({error.strerror}); free some space, and continue with "
                           "--resume=latest") from error
 
-    def train(self, losses, epoch, iteration, lr, elapsed):
+    def train(self, losses: Mapping[str, float], epoch: int, iteration: int, lr: float, elapsed: float) -> None:
         """Record of one iteration.
 
         Args:
@@ -112,24 +122,21 @@ class Log:
         values["T"] = float(sum(values.values()))
         self.log("train", {"loss": values, "epoch": epoch, "iter": iteration, "lr": lr, "elapsed": elapsed})
 
-    def val(self, metrics, epoch, iteration, elapsed):
-        """Record of a validation; metrics is the dict that eval.py writes to metrics.json."""
-        self.log("val", {**metrics, "epoch": epoch, "iter": iteration, "elapsed": elapsed})
-
-    def close(self):
+    def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
-    def __enter__(self):
+    def __enter__(self) -> Log:
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 
-def _ordered(losses):
-    """Loss names in the order of the console line; names of later losses come last."""
+def _ordered(losses: Iterable[str]) -> list[str]:
+    """Loss names in the order of the console line; those of the papers' comparisons come last."""
     known = [name for name in LOSS_ORDER if name in losses]
-    return known + [name for name in losses if name not in LOSS_ORDER and name != "T"]
+    return known + [name for name in losses if name not in LOSS_ORDER]
 
 
 class Meter:
@@ -137,15 +144,22 @@ class Meter:
 
     Times of the first iteration are left out as soon as there are others: it pays for allocation and for
     the data workers' start (the original does the same).
+
+    Args:
+        window: iterations that are averaged over.
+
+    Attributes:
+        timer: seconds of the last iteration.
     """
 
-    def __init__(self, window=100):
-        self._losses = collections.defaultdict(lambda: collections.deque(maxlen=window))
-        self._times = collections.deque(maxlen=window)
+    def __init__(self, window: int = 100) -> None:
+        self._losses: dict[str, collections.deque[float]] = collections.defaultdict(
+            lambda: collections.deque(maxlen=window))
+        self._times: collections.deque[tuple[float, float, int]] = collections.deque(maxlen=window)
         self._updates = 0
         self.timer = 0.0
 
-    def update(self, losses, batch_cost, reader_cost, images):
+    def update(self, losses: Mapping[str, float], batch_cost: float, reader_cost: float, images: int) -> None:
         """Add an iteration: loss values by letter, seconds in all, seconds waited for data, images seen."""
         for name in _ordered(losses):
             value = float(losses[name])
@@ -157,52 +171,44 @@ class Meter:
         self._updates += 1
         self.timer = batch_cost
 
-    def _mean_time(self, column):
+    def _mean_time(self, column: int) -> float:
         return sum(row[column] for row in self._times) / len(self._times) if self._times else 0.0
 
     @property
-    def losses(self):
-        """dict of letter -> mean, in console order."""
+    def losses(self) -> dict[str, float]:
+        """dict of letter -> mean of its finite values, in console order."""
         return {name: sum(self._losses[name]) / len(self._losses[name]) for name in _ordered(self._losses)}
 
     @property
-    def batch_cost(self):
+    def batch_cost(self) -> float:
         """Mean seconds of an iteration."""
         return self._mean_time(0)
 
     @property
-    def reader_cost(self):
+    def reader_cost(self) -> float:
         """Mean seconds an iteration waited for its batch."""
         return self._mean_time(1)
 
     @property
-    def ips(self):
+    def ips(self) -> float:
         """Images per second."""
         return self._mean_time(2) / self.batch_cost if self.batch_cost > 0 else 0.0
 
-    def eta(self, iterations_left):
+    def eta(self, iterations_left: int) -> float:
         """Seconds the remaining iterations will take."""
-        return max(0, iterations_left) * self.batch_cost
+        return iterations_left * self.batch_cost
 
 
-def console_line(epoch, iteration, losses, eta, timer, batch_cost, reader_cost, ips):
+def console_line(epoch: int, iteration: int, meter: Meter, iterations_left: int) -> str:
     """The line printed every tenth iteration: the original's, then the three figures Paddle users expect.
 
     Args:
-        epoch, iteration: from 0.
-        losses: dict of letter -> value; the total is their sum.
-        eta: seconds left. timer: seconds of the last iteration.
-        batch_cost, reader_cost: mean seconds. ips: images per second.
+        epoch, iteration: from 0. iterations_left: for the time that is left.
     """
-    names = _ordered(losses)
-    terms = [f"{name}: {losses[name]:.3f}" for name in names]
-    terms.append(f"T: {sum(losses[name] for name in names):.3f}")
-    eta_text = str(datetime.timedelta(seconds=int(eta)))
-    return (f"[{epoch:3d}] {iteration:7d} || {' | '.join(terms)} || ETA: {eta_text} || timer: {timer:.3f}"
-            f" || batch_cost: {batch_cost:.4f} s, reader_cost: {reader_cost:.4f} s, ips: {ips:.3f} images/s")
-
-
-def meter_line(epoch, iteration, meter, iterations_left):
-    """``console_line`` of what a Meter holds."""
-    return console_line(epoch, iteration, meter.losses, meter.eta(iterations_left), meter.timer,
-                        meter.batch_cost, meter.reader_cost, meter.ips)
+    losses = meter.losses
+    terms = [f"{name}: {value:.3f}" for name, value in losses.items()]
+    terms.append(f"T: {sum(losses.values()):.3f}")
+    eta = datetime.timedelta(seconds=int(meter.eta(iterations_left)))
+    return (f"[{epoch:3d}] {iteration:7d} || {' | '.join(terms)} || ETA: {eta} || timer: {meter.timer:.3f}"
+            f" || batch_cost: {meter.batch_cost:.4f} s, reader_cost: {meter.reader_cost:.4f} s, "
+            f"ips: {meter.ips:.3f} images/s")

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Mapping
+from typing import Any
 
 # Before paddle: this sets what paddle reads at its import.
 from utils.runtime import UserError
@@ -15,20 +17,30 @@ from utils.runtime import UserError
 # isort: split
 import paddle
 
-from data.config import ConfigError, get_config, make_config
+from data.config import Config, ConfigError, get_config, make_config
 from utils import ranks
-from utils.checkpoint import ENGINE_FOLDERS, check_writable, find, name_of_config
+from utils.checkpoint_files import ENGINE_FOLDERS, find, name_of_config
 from utils.engines import FASTEST_FIRST, check_installed, is_installed, usable_precision, version_of
-from utils.export_comparison import comparison_picture, run_network
-from utils.exported import hash_of, load_exported, read_description
-from utils.exporting import check_replaceable, comparison, engine_of, export, network_config, write_description
+from utils.exported import Exported, hash_of, load_exported, read_description
+from utils.exporting import (
+    check_fixed_shape,
+    check_replaceable,
+    engine_of,
+    export,
+    network_config,
+    verification_record,
+    write_description,
+)
+from utils.in_out import check_writable
 from utils.onnx_files import check_packages
 from utils.released import weights_file
+from utils.verification import reference_cases, verification_picture
 from utils.weights import load_weights, read_weights, saved_config
 from yolact import Yolact
 
 
-def locate(trained_model, config_name, folder, bar=True):
+def locate(trained_model: str, config_name: str | Mapping[str, Any] | None, folder: str, bar: bool = True
+           ) -> tuple[str, Config, dict[str, Any] | None]:
     """Weights and the config that belongs to them: the named one, else that saved with them, else that of their name.
 
     Args:
@@ -53,10 +65,12 @@ def locate(trained_model, config_name, folder, bar=True):
         except ConfigError as error:
             source = "saved with" if saved else "in the name of"
             raise UserError(f"the config {source} {path} cannot be used: {error}; pass --config") from error
+    elif saved and config.dataset.class_names is None:
+        config.dataset.class_names = saved["dataset"]["class_names"]
     return path, config, saved
 
 
-def load_network(path, config):
+def load_network(path: str, config: Config) -> Yolact:
     """The network of a config with the weights of a file, in evaluation mode.
 
     Raises:
@@ -83,19 +97,20 @@ class MixedPrecision(paddle.nn.Layer):
         net: Yolact.
     """
 
-    def __init__(self, net):
+    def __init__(self, net: Yolact) -> None:
         super().__init__()
         self.net = net
         self.maskiou_net = net.maskiou_net
 
-    def forward(self, images):
+    def forward(self, images: paddle.Tensor) -> dict[str, paddle.Tensor]:
         """As `Yolact.forward`."""
         with paddle.amp.auto_cast(dtype="bfloat16"):
             out = self.net(images)
         return {name: value.astype("float32") for name, value in out.items()}
 
 
-def open_network(path, config, backend="auto", precision="fp32", streams=1, use_gpu=False):
+def open_network(path: str, config: Config, backend: str = "auto", precision: str = "fp32", streams: int | None = 1,
+                 use_gpu: bool = False) -> tuple[Yolact | MixedPrecision | Exported, str]:
     """The network of a config with the weights of a file, in the engine that is asked for.
 
     Args:
@@ -105,7 +120,7 @@ def open_network(path, config, backend="auto", precision="fp32", streams=1, use_
         use_gpu: whether a GPU is Paddle's current device.
 
     Returns:
-        (Yolact, or utils.exported.Exported; what runs it, for people).
+        (Yolact, with bf16 on a GPU in MixedPrecision; or utils.exported.Exported; what runs it, for people).
 
     Raises:
         UserError: the engine is not installed, or it computes something else than the network. "auto" takes the next
@@ -130,28 +145,29 @@ def open_network(path, config, backend="auto", precision="fp32", streams=1, use_
     return load_network(path, config), f"{version_of('paddle')}, {precision}"
 
 
-def engine_folder(path, config):
+def engine_folder(path: str, config: Config) -> str:
     """Where the files lie that engines run in place of a weights file."""
     return path + ENGINE_FOLDERS[config.eval_mask_branch]
 
 
-def current_description(path, config):
+def current_description(path: str, config: Config) -> dict[str, Any] | None:
     """The description of the engine's files of some weights; None if they are not there, not whole, or not of these."""
     folder = engine_folder(path, config)
     try:
         description = read_description(folder)
         whole = all(hash_of(os.path.join(folder, name)) == file["sha256"]
                     for name, file in description["files"].items())
-        same = description["weights"]["sha256"] == hash_of(path)
-        same = same and description["network"] == json.loads(json.dumps(network_config(config)))
-        compared = [dict(record) for record in description["compared"]]
+        same = (description["weights"]["sha256"] == hash_of(path)
+                and description["network"] == json.loads(json.dumps(network_config(config))))
+        compared = [dict(record) for record in description["compared"]]  # an error if they are none
         return {**description, "compared": compared} if whole and same else None
     except (UserError, OSError, KeyError, TypeError, ValueError, AttributeError):
         return None
 
 
-def open_engine(path, config, backend, precision, streams):
-    """As `open_network`, in an engine other than Paddle; what it runs is built, or compared, if need be."""
+def open_engine(path: str, config: Config, backend: str, precision: str, streams: int | None
+                ) -> tuple[Exported, str]:
+    """As `open_network`, in an engine other than Paddle; what it runs is built, or verified, if need be."""
     check_installed(backend)
     folder, problem = engine_folder(path, config), None
     if ranks.rank() == 0:
@@ -164,12 +180,13 @@ def open_engine(path, config, backend, precision, streams):
     problem = ranks.gathered(problem)[0]  # the other ranks wait for the first one
     if problem is not None:
         raise (CannotBuild if problem[0] else UserError)(problem[1])
-    exported = load_exported(folder, False, None, backend, precision, streams)
+    # The first rank has looked at the files' hashes.
+    exported = load_exported(folder, False, backend, precision, streams, check_files=False)
     return exported, exported.engine
 
 
-def prepare_engine(path, config, backend, precision, folder):
-    """Build what an engine runs, or compare an engine that has not been compared yet."""
+def prepare_engine(path: str, config: Config, backend: str, precision: str, folder: str) -> None:
+    """Build what an engine runs, or verify an engine that has not been verified yet."""
     description = current_description(path, config)
     wanted = engine_of(backend, precision)
     if description and any(wanted.items() <= record.items() for record in description["compared"]):
@@ -177,26 +194,26 @@ def prepare_engine(path, config, backend, precision, folder):
     if description is None:
         check_buildable(config, folder)
     net = load_network(path, config)
-    picture = comparison_picture(None, config.dataset.valid_images)
+    picture = verification_picture(None, config.dataset.valid_images)
     if description is None:
         print(f"building {folder} for {wanted['engine']}, once for these weights ...", flush=True)
         export(net, config, path, folder, ["onnx"], [(backend, precision)], picture, tell=logging.debug)
         return
     print(f"comparing {wanted['engine']}, {precision}, with the network itself, once ...", flush=True)
-    cases = run_network(net, config, picture[1])
-    description["compared"].append(comparison(folder, backend, precision, cases, picture[0], tell=logging.debug))
+    cases = reference_cases(net, config, picture[1])
+    record = verification_record(folder, backend, precision, cases, picture[0], tell=logging.debug)
+    description["compared"].append(record)
     write_description(folder, description)
 
 
-def check_buildable(config, folder):
+def check_buildable(config: Config, folder: str) -> None:
     """See that engines can be built for, before the weights are loaded.
 
     Raises:
         CannotBuild: packages are missing, the folder cannot be written, or the network's input has no fixed shape.
     """
     try:
-        if config.preserve_aspect_ratio:
-            raise UserError("with preserve_aspect_ratio the input has no fixed shape, which engines need")
+        check_fixed_shape(config, "use --backend=paddle")
         check_packages()
         check_writable(os.path.dirname(folder) or ".", "place for the weights, or use --backend=paddle")
         check_replaceable(folder, "remove it, or use --backend=paddle")

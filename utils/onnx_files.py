@@ -1,14 +1,18 @@
 """From a model for Paddle Inference to an ONNX file, by paddle2onnx."""
+from __future__ import annotations
+
 import importlib.metadata
 import importlib.util
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import paddle
 
-from utils.engines import PADDLE_2, first_line, is_installed
+from utils.engines import PADDLE_2, is_installed, telling_line
 from utils.runtime import UserError
 
 OPSET, DEFORMABLE_OPSET = 16, 19  # the first with deformable convolution
@@ -25,7 +29,7 @@ paddle2onnx.export(*sys.argv[1:4], opset_version=int(sys.argv[4]), **options)
 """
 
 
-def check_packages():
+def check_packages() -> None:
     """Refuse ONNX without its packages, or with a paddle2onnx that cannot read this Paddle's models.
 
     Raises:
@@ -46,7 +50,7 @@ def check_packages():
                         "or use Paddle (--format=paddle, --backend=paddle)")
 
 
-def check_deformable():
+def check_deformable() -> None:
     """Refuse deformable convolutions where they cannot be converted, or not be run for the comparison.
 
     Raises:
@@ -62,7 +66,7 @@ def check_deformable():
                         "--backend=paddle)")
 
 
-def engines_for(deformable):
+def engines_for(deformable: bool) -> list[str]:
     """The installed engines that run ONNX files. deformable: with deformable convolutions in them."""
     there = [engine for engine in ENGINES if is_installed(engine)]
     if deformable and "onnxruntime" in there:
@@ -72,11 +76,12 @@ def engines_for(deformable):
     return there
 
 
-def write_onnx(folder, files, model, opset):
+def write_onnx(folder: str, files: Mapping[str, str], model: Mapping[str, Any], opset: int) -> dict[str, str]:
     """Convert a model that `write_paddle` wrote.
 
     Args:
-        files: what it returned. model: the description, for names and shapes.
+        folder: where its files lie, and where this goes. files: what it returned.
+        model: the description, for names and shapes. opset: version of ONNX's operators.
 
     Returns: {"model"}, the file's name.
     Raises:
@@ -89,12 +94,12 @@ def write_onnx(folder, files, model, opset):
     if done.returncode != 0:
         words = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
         raise UserError(f"paddle2onnx {importlib.metadata.version('paddle2onnx')} cannot convert the {name[:-5]} "
-                        f"({first_line(words)}); --format=paddle does without")
+                        f"({telling_line(words)}); --format=paddle does without")
     tidy_onnx(paths[-1], model)
     return {"model": name}
 
 
-def tidy_onnx(path, model):
+def tidy_onnx(path: str, model: Mapping[str, Any]) -> None:
     """Give the outputs of an ONNX file their names, and inputs and outputs the sizes that are known."""
     import onnx
 

@@ -6,12 +6,15 @@ for each stage is enough to hide them behind the network.
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Callable, TypeVar
 
-_END = object()
+_END: Any = object()
+_Item = TypeVar("_Item")
 
 
-def ahead(items, depth=2):
+def ahead(items: Iterable[_Item], depth: int = 2) -> Generator[_Item, None, None]:
     """Iterate in a thread of its own, a few items ahead of whoever takes them.
 
     Args:
@@ -25,7 +28,7 @@ def ahead(items, depth=2):
         What ``items`` raises, once the items before are taken. ValueError: depth is below 1.
     """
     _check(depth)
-    iterator = iter(items)
+    iterator: Any = iter(items)
     thread = ThreadPoolExecutor(1, "ahead")
     try:
         coming = deque(thread.submit(next, iterator, _END) for _ in range(depth))
@@ -58,18 +61,18 @@ class Behind:
         ValueError: depth is below 1.
     """
 
-    def __init__(self, function, depth=2):
+    def __init__(self, function: Callable[..., Any], depth: int = 2):
         _check(depth)
         self._function = function
         self._depth = depth
-        self._calls = deque()
-        self._error = None
+        self._calls: deque[Future] = deque()
+        self._error: BaseException | None = None
         self._thread = ThreadPoolExecutor(1, "behind")
 
-    def __enter__(self):
+    def __enter__(self) -> Behind:
         return self
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Future:
         """Hand in a call of the function, from one thread only; returns its Future.
 
         Raises:
@@ -83,7 +86,7 @@ class Behind:
         self._calls.append(future)
         return future
 
-    def __exit__(self, kind, error, traceback):
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         self._thread.shutdown()
         self._calls.clear()
         if kind is None and self._error is not None:

@@ -4,20 +4,23 @@ from __future__ import annotations
 import collections
 import logging
 import os
+from collections.abc import Sequence
+from typing import Any, Callable
 
+import numpy as np
 from tqdm import tqdm
 
-from utils.checkpoint import check_writable
-from utils.in_out import SUFFIXES, split_in_out
+from utils.in_out import SUFFIXES, check_writable, split_in_out
+from utils.instances import Instances
 from utils.overlap import Behind
-from utils.predictor import as_image
+from utils.predictor import Predictor, as_image
 from utils.runtime import UserError
 
 UNREADABLE = (ValueError, OSError)  # of as_image
 NAMED = 3  # names that a warning lists
 
 
-def one_picture(text, output_folder):
+def one_picture(text: str, output_folder: str) -> list[tuple[str, str]]:
     """``--image=IN[:OUT]`` as [(IN, OUT)]; OUT defaults to IN's name as .png in the output folder.
 
     Raises:
@@ -30,7 +33,7 @@ def one_picture(text, output_folder):
     return _checked([(source, target or os.path.join(output_folder, stem + ".png"))])
 
 
-def folder_of_pictures(text):
+def folder_of_pictures(text: str) -> list[tuple[str, str]]:
     """``--images=IN:OUT`` as [(picture in IN or a folder of it, .png in OUT)], by name, in the same folders.
 
     Files of other kinds are left out and told in one warning; hidden ones, and OUT itself if it is in IN, silently.
@@ -41,27 +44,36 @@ def folder_of_pictures(text):
     folder, out = split_in_out(text)
     if not os.path.isdir(folder) or not out:
         raise UserError(f"--images={text}: write IN:OUT with an existing folder IN")
-    names, others = [], []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".")
-                            and os.path.realpath(os.path.join(parent, name)) != os.path.realpath(out))
-        for name in sorted(files):
-            if not name.startswith(".") and os.path.isfile(os.path.join(parent, name)):
-                kind = names if name.lower().endswith(SUFFIXES) else others
-                kind.append(os.path.relpath(os.path.join(parent, name), folder))
+    files = list(_files_below(folder, out))
+    names = [name for name in files if name.lower().endswith(SUFFIXES)]
+    others = [name for name in files if not name.lower().endswith(SUFFIXES)]
     if others:
         more = ", ..." if len(others) > NAMED else ""
         logging.warning("%d files in %s are no pictures (%s) and are skipped: %s%s", len(others), folder,
                         ", ".join(SUFFIXES), ", ".join(others[:NAMED]), more)
     if not names:
         raise UserError(f"there is no picture ({', '.join(SUFFIXES)}) in {folder}; correct --images")
-    targets = [os.path.splitext(name)[0] for name in names]
-    for _ in range(2):  # the second time for a.jpg.png beside a.jpg and a.png
-        # a.jpg beside a.png: each keeps its whole name, so that neither result overwrites the other.
-        count = collections.Counter(target.casefold() for target in targets)
-        targets = [name if count[target.casefold()] > 1 else target for name, target in zip(names, targets)]
     return _checked([(os.path.join(folder, name), os.path.join(out, f"{target}.png"))
-                     for name, target in zip(names, targets)])
+                     for name, target in zip(names, _different_stems(names))])
+
+
+def _files_below(folder, left_out):
+    """Paths, from the folder on, of the files in it and its folders by name; without hidden ones and one folder."""
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".")
+                            and os.path.realpath(os.path.join(parent, name)) != os.path.realpath(left_out))
+        for name in sorted(files):
+            if not name.startswith(".") and os.path.isfile(os.path.join(parent, name)):
+                yield os.path.relpath(os.path.join(parent, name), folder)
+
+
+def _different_stems(names):
+    """The names without their suffixes; of a.jpg beside a.png with, so that neither result overwrites the other."""
+    stems = [os.path.splitext(name)[0] for name in names]
+    for _ in range(2):  # the second time for a.jpg.png beside a.jpg and a.png
+        count = collections.Counter(stem.casefold() for stem in stems)
+        stems = [name if count[stem.casefold()] > 1 else stem for name, stem in zip(names, stems)]
+    return stems
 
 
 def _checked(pairs):
@@ -86,7 +98,7 @@ def _checked(pairs):
     return pairs
 
 
-def picture_ids(sources):
+def picture_ids(sources: Sequence[str]) -> list[int]:
     """An image id for every picture: the number that it is called, as COCO's are, if all are; else 1, 2, 3, ..."""
     stems = [os.path.splitext(os.path.basename(source))[0] for source in sources]
     if all(stem.isascii() and stem.isdigit() for stem in stems) and len(set(map(int, stems))) == len(stems):
@@ -94,7 +106,9 @@ def picture_ids(sources):
     return list(range(1, len(sources) + 1))
 
 
-def detect_files(predictor, sources, places, finish, window=None, bar=True):
+def detect_files(predictor: Predictor, sources: Sequence[str], places: Sequence[int],
+                 finish: Callable[[int, np.ndarray | None, Instances | None], np.ndarray | None], window: Any = None,
+                 bar: bool = True) -> tuple[list[int], bool]:
     """Detect in pictures: reading is ahead of the network, `finish` (drawing, writing) behind it.
 
     Args:
@@ -111,22 +125,9 @@ def detect_files(predictor, sources, places, finish, window=None, bar=True):
         DatasetError: a picture that is the only one cannot be read.
     """
     done, ended = [], False
-
-    def pictures():
-        for place in places:
-            try:
-                image = as_image(sources[place])
-            except UNREADABLE as error:
-                if len(sources) == 1:
-                    raise
-                logging.warning("a picture is skipped: %s", error)
-                yield place, None
-            else:
-                yield place, image
-
     with Behind(finish) as finish_behind, tqdm(
-            predictor.detect_many(pictures()), total=len(places), desc="Detecting", unit="image", disable=not bar,
-            dynamic_ncols=True) as progress:
+            predictor.detect_many(_read(sources, places)), total=len(places), desc="Detecting", unit="image",
+            disable=not bar, dynamic_ncols=True) as progress:
         for place, image, found in progress:
             drawn = finish_behind(place, image, found)
             if image is None:
@@ -138,7 +139,20 @@ def detect_files(predictor, sources, places, finish, window=None, bar=True):
     return done, ended
 
 
-def image_info(sources, ids, categories):
+def _read(sources, places):
+    """(place, picture) of the places; None for a picture that cannot be read, unless it is the only one."""
+    for place in places:
+        try:
+            image = as_image(sources[place])
+        except UNREADABLE as error:
+            if len(sources) == 1:
+                raise
+            logging.warning("a picture is skipped: %s", error)
+            image = None
+        yield place, image
+
+
+def image_info(sources: Sequence[str], ids: Sequence[int], categories: dict[int, str]) -> dict[str, list]:
     """What belongs to result files without annotations, in COCO's form: which file an image_id is.
 
     Args:

@@ -14,7 +14,9 @@ import contextlib
 import functools
 import os
 from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Callable
 
 # Before paddle: this sets what paddle reads at its import.
 from utils.runtime import select_device, set_threads
@@ -23,7 +25,7 @@ from utils.runtime import select_device, set_threads
 import numpy as np
 import paddle
 
-from data.config import COLORS, MEANS, STD, make_config
+from data.config import COLORS, MEANS, STD, Config, make_config
 from data.images import read_image
 from layers.output_utils import postprocess
 from utils.augmentations import base_transform
@@ -62,8 +64,8 @@ class Predictor:
         streams: pictures that an engine works on at once beside the caller's thread; 0: Paddle works in that thread.
     """
 
-    def __init__(self, net, config, use_fast_nms=True, cross_class_nms=False, crop=True, score_threshold=0.0,
-                 top_k=None, one_score=False):
+    def __init__(self, net: Any, config: Config, use_fast_nms: bool = True, cross_class_nms: bool = False,
+                 crop: bool = True, score_threshold: float = 0.0, top_k: int | None = None, one_score: bool = False):
         self.class_names = config.dataset.class_names
         self.has_masks = config.eval_mask_branch
         self.transform = functools.partial(
@@ -90,7 +92,7 @@ class Predictor:
         self._score_threshold = score_threshold
         self._top_k = top_k
 
-    def detect(self, image):
+    def detect(self, image: str | os.PathLike | np.ndarray) -> Instances:
         """Find the objects of one picture.
 
         Args:
@@ -106,7 +108,7 @@ class Predictor:
         return self.detect_prepared([self.transform(image)], [image.shape[:2]])[0]
 
     @paddle.no_grad()
-    def detect_prepared(self, inputs, sizes):
+    def detect_prepared(self, inputs: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]) -> list[Instances]:
         """Find the objects of several pictures that `transform` has prepared, all of one shape -> list of Instances.
 
         Args:
@@ -115,7 +117,8 @@ class Predictor:
         detections = self.detections_of(self.network(np.stack(inputs)))
         return [self.instances(detection, *size) for detection, size in zip(detections, sizes)]
 
-    def detect_many(self, pictures):
+    def detect_many(self, pictures: Iterable[tuple[Any, np.ndarray | None]],
+                    ) -> Iterator[tuple[Any, np.ndarray | None, Instances | None]]:
         """Find the objects of a stream of pictures. Pictures are read and prepared in a thread ahead of the network.
 
         An engine works in threads of its own, on `streams` pictures at once, while detection goes on here.
@@ -136,14 +139,14 @@ class Predictor:
             [detection] = self.detections_of(network())
             return key, image, self.instances(detection, *image.shape[:2])
 
-        engine, running = ThreadPoolExecutor(max(1, self.streams), "network"), deque()
+        engine = ThreadPoolExecutor(max(1, self.streams), "network")
+        running: deque[tuple[Any, np.ndarray | None, Callable[[], dict]]] = deque()
         with contextlib.closing(ahead(prepared(), max(2, self.streams))) as coming, contextlib.ExitStack() as stack:
             stack.callback(engine.shutdown, cancel_futures=True)
             for key, image, array in coming:
-                if array is None or not self.streams:
-                    network = functools.partial(self._network_alone, array)
-                else:
-                    network = engine.submit(self._network_alone, array).result
+                network: Callable[[], dict] = functools.partial(self._network_alone, array)
+                if array is not None and self.streams:
+                    network = engine.submit(network).result
                 running.append((key, image, network))
                 if len(running) > self.streams:
                     yield finish(*running.popleft())
@@ -155,12 +158,13 @@ class Predictor:
         return self.network(array[np.newaxis])
 
     @paddle.no_grad()
-    def instances(self, detection, height, width):
+    def instances(self, detection: dict[str, paddle.Tensor], height: int, width: int) -> Instances:
         """One dict of Detect, and the size of its picture -> Instances."""
         return self.instances_and_rows(detection, height, width)[0]
 
     @paddle.no_grad()
-    def instances_and_rows(self, detection, height, width):
+    def instances_and_rows(self, detection: dict[str, paddle.Tensor], height: int, width: int,
+                           ) -> tuple[Instances, np.ndarray]:
         """As `instances`, and which of the detections, int [D], each of them is."""
         if self._top_k is not None and not self._rescores_boxes:  # masks of the others need not be made
             best = {key: detection[key][:self._top_k] for key in ("box", "class", "score", "mask")}
@@ -171,7 +175,7 @@ class Predictor:
         return Instances(found.classes, found.scores, found.boxes, found.masks, self.class_names, height, width,
                          found.mask_scores), found.rows
 
-    def draw(self, image, found, **options):
+    def draw(self, image: str | os.PathLike | np.ndarray, found: Instances, **options: Any) -> np.ndarray:
         """The picture with its objects drawn.
 
         Args:
@@ -183,7 +187,7 @@ class Predictor:
         return draw_detections(as_image(image), found, COLORS, **options)
 
 
-def as_image(image):
+def as_image(image: str | os.PathLike | np.ndarray) -> np.ndarray:
     """uint8 [H, W, 3] BGR as it is, or read from a path; errors as `Predictor.detect`."""
     if not isinstance(image, np.ndarray):
         return read_image(str(image), apply_orientation=True)
@@ -192,8 +196,9 @@ def as_image(image):
     return image
 
 
-def load_predictor(weights, config=None, folder="weights/", cuda=True, backend="auto", precision="fp32", streams=1,
-                   **options):
+def load_predictor(weights: str | os.PathLike, config: str | Mapping[str, Any] | None = None,
+                   folder: str = "weights/", cuda: bool = True, backend: str = "auto", precision: str = "fp32",
+                   streams: int | None = 1, **options: Any) -> Predictor:
     """A Predictor for programs.
 
     Args:
@@ -212,8 +217,8 @@ def load_predictor(weights, config=None, folder="weights/", cuda=True, backend="
     use_gpu = select_device(cuda) == "gpu"
     set_threads()
     if os.path.isdir(weights):
-        net = load_exported(weights, use_gpu, None, backend, precision, streams)
+        net = load_exported(str(weights), use_gpu, backend, precision, streams)
         return Predictor(net, make_config(net.description["config"]), **options)
-    path, config, _ = locate(str(weights), config, folder)
-    net, _ = open_network(path, config, backend, precision, streams, use_gpu)
-    return Predictor(net, config, **options)
+    path, network_config, _ = locate(str(weights), config, folder)
+    net, _ = open_network(path, network_config, backend, precision, streams, use_gpu)
+    return Predictor(net, network_config, **options)

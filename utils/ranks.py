@@ -7,28 +7,30 @@ Without the launcher there is one rank, and nothing here does anything.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import paddle
 
 
-def count():
+def count() -> int:
     """Number of processes that work together; 1 without the launcher."""
     return int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
 
 
-def rank():
+def rank() -> int:
     """Number of this process, from 0. Rank 0 alone writes files and prints."""
     return int(os.environ.get("PADDLE_TRAINER_ID", "0")) if count() > 1 else 0
 
 
-def join():
+def join() -> None:
     """Connect with the other ranks; after the device is chosen, before anything is shared."""
     if count() > 1:
         paddle.distributed.init_parallel_env()
 
 
-def total(values):
+def total(values: Iterable[float]) -> list[float]:
     """Sum over all ranks of some numbers, the same on all of them. list of float or int -> list of float."""
     if count() == 1:
         return list(values)
@@ -37,7 +39,7 @@ def total(values):
     return tensor.numpy().tolist()
 
 
-def highest(value):
+def highest(value: int) -> int:
     """The highest of an integer over all ranks."""
     if count() == 1:
         return value
@@ -46,7 +48,7 @@ def highest(value):
     return tensor.item()
 
 
-def add_gradients(parameters):
+def add_gradients(parameters: Sequence[paddle.Tensor]) -> None:
     """Replace the gradient of every parameter by its sum over all ranks.
 
     One message holds all of them. A parameter that has none on some rank (a branch that no picture of that rank
@@ -62,17 +64,17 @@ def add_gradients(parameters):
         parameter.grad = part.reshape(parameter.shape)
 
 
-def share_weights(net):
+def share_weights(net: paddle.nn.Layer) -> None:
     """Give every rank the weights of rank 0."""
     if count() > 1:
         for tensor in net.state_dict().values():
             paddle.distributed.broadcast(tensor, src=0)
 
 
-def gathered(value):
+def gathered(value: Any) -> list:
     """What every rank has of a plain Python value: list, in the order of the ranks."""
     if count() == 1:
         return [value]
-    values = []
+    values: list = []
     paddle.distributed.all_gather_object(values, value)
     return values

@@ -13,8 +13,12 @@ import os
 import re
 import string
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Callable
 
+import numpy as np
+from pycocotools.coco import COCO
 from tqdm import tqdm
 
 from utils import report_data
@@ -23,11 +27,16 @@ from utils.files import atomic_path
 IMAGES_PER_PART = 25
 FEATURED = 12  # so many of the worst images and of the best are in index.html itself
 _TEMPLATES = Path(__file__).resolve().parent / "report_page"
+# In the order in which they run: the last one starts the page.
+_SCRIPTS = (
+    "elements.js", "figures.js", "confusions.js", "records.js", "drawing.js", "cards.js", "viewer.js", "page.js")
 _PART_NAME = re.compile(r"part_\d{4,}\.js(\.new)?")
 
 
-def write_report(folder, title, class_names_by_category, coco_gt, image_ids, results_of, read_image, metrics,
-                 bar=True):
+def write_report(folder: str, title: str, class_names_by_category: Mapping[int, str], coco_gt: COCO,
+                 image_ids: Sequence[int], results_of: Callable[[int], tuple[Sequence[dict], Sequence[dict] | None]],
+                 read_image: Callable[[int], np.ndarray | None], metrics: Mapping[str, dict] | None,
+                 bar: bool = True) -> str:
     """Write ``folder``/index.html and ``folder``/data/part_0001.js and so on.
 
     An earlier report in the folder is replaced when the new one is whole; other files are left alone. Images are
@@ -37,7 +46,7 @@ def write_report(folder, title, class_names_by_category, coco_gt, image_ids, res
         folder: where to write; made if it is missing.
         title: heading of the page, for example the configuration.
         class_names_by_category: dict {category_id: name}, every category that a result can have.
-        coco_gt: pycocotools COCO; without "annotations" in its dataset the page only shows the detections.
+        coco_gt: without "annotations" in its dataset the page only shows the detections.
         image_ids: ids of the evaluated images, in that order.
         results_of: image_id -> (bbox results, segm results), two parallel lists in COCO results format; the
             second is empty or None for a network without masks.
@@ -47,41 +56,56 @@ def write_report(folder, title, class_names_by_category, coco_gt, image_ids, res
         bar: show a progress bar.
 
     Returns:
-        str: path of index.html.
+        Path of index.html.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    metrics = metrics or {}
     classes = report_data.Classes(class_names_by_category, coco_gt)
-    describe = _Describer(coco_gt, classes, results_of, read_image, metrics)
+    describe = _Describer(coco_gt, classes, results_of, read_image, metrics or {})
     data_folder = os.path.join(folder, "data")
     os.makedirs(data_folder, exist_ok=True)
-    with _removed_at_the_end(data_folder), tempfile.TemporaryFile(dir=data_folder) as spool:
-        entries, places, digest = [], [], hashlib.sha256()
+    with _removed_at_the_end(data_folder), tempfile.TemporaryFile(dir=data_folder) as file:
+        records, entries = _Records(file), []
         for position, image_id in enumerate(tqdm(image_ids, desc="report", unit="image", disable=not bar)):
             record, entry = describe(image_id)
-            text = _script_json(record).encode("ascii")
-            places.append((spool.tell(), len(text)))
-            spool.write(text)
-            digest.update(text)
+            records.add(record)
             entries.append([position, *entry])
-
-        order = sorted(range(len(entries)), key=lambda position: _worst_first(entries[position]))
-        stamp = digest.hexdigest()[:16]
-        ordered_places = [places[position] for position in order]
-        number_of_parts = _write_parts(data_folder, stamp, spool, ordered_places)
-        page = {
-            **_figures(metrics, classes, describe.totals), "title": title, "stamp": stamp,
-            "has_ground_truth": describe.has_gt, "has_masks": describe.saw_masks, "images_per_part": IMAGES_PER_PART,
-            "index": [entries[position] for position in order]}
-        featured = {rank: _read(spool, ordered_places[rank]) for rank in _featured(page["index"])}
+        index = sorted(entries, key=_worst_first)
+        number_of_parts = _write_parts(data_folder, records, index)
+        data = {**_figures(metrics or {}, classes, describe), "title": title, "stamp": records.stamp(), "index": index}
+        featured = {rank: records.text(index[rank][0]) for rank in _featured(index)}
         path = os.path.join(folder, "index.html")
         with atomic_path(path) as temporary:
-            Path(temporary).write_text(_page(title, page, featured), encoding="utf-8", errors="replace")
+            Path(temporary).write_text(_page(title, data, featured), encoding="utf-8", errors="replace")
             # From here to the end only files change their names.
             _take_over_parts(data_folder, number_of_parts)
     return path
+
+
+class _Records:
+    """All that is drawn of each image, as JSON texts in a file until it is known in which order they go on the page."""
+
+    def __init__(self, file):
+        self._file = file
+        self._places = []  # (offset, length) of each
+        self._digest = hashlib.sha256()
+
+    def add(self, record):
+        text = _script_json(record).encode("ascii")
+        self._places.append((self._file.tell(), len(text)))
+        self._file.write(text)
+        self._digest.update(text)
+
+    def text(self, position):
+        """That of the image added at a position, from 0; once all are added."""
+        start, length = self._places[position]
+        self._file.seek(start)
+        return self._file.read(length).decode("ascii")
+
+    def stamp(self):
+        """What tells these records from those of another report."""
+        return self._digest.hexdigest()[:16]
 
 
 class _Describer:
@@ -94,8 +118,8 @@ class _Describer:
         self.saw_masks = self.compares_masks
         self.totals = report_data.Totals(len(classes.names))
 
-    def __call__(self, image_id):
-        """Returns (record, entry): all that is drawn of the image, and its line of the page's index."""
+    def __call__(self, image_id: int) -> tuple[dict, list]:
+        """(record, entry): all that is drawn of the image, and its line of the page's index."""
         bbox_results, segm_results = self.results_of(image_id)
         # Without metrics there is nothing to compare, and masks are shown where there are any.
         use_masks = bool(segm_results) and (self.compares_masks or not self.has_gt)
@@ -174,9 +198,11 @@ def _featured(index):
     return sorted({*range(min(FEATURED, rated)), *range(max(0, rated - FEATURED), rated)})
 
 
-def _figures(metrics, classes, totals):
+def _figures(metrics, classes, describe):
     """The part of the page's data that is not about single images."""
+    totals = describe.totals
     return {
+        "has_ground_truth": describe.has_gt, "has_masks": describe.saw_masks, "images_per_part": IMAGES_PER_PART,
         "classes": classes.names, "class_objects": totals.objects.tolist(), "detections": totals.detections,
         "confusions": [[*pair, number] for pair, number in sorted(totals.confusions.items())],
         "sizes": {"edges": report_data.SIZE_EDGES, "objects": totals.sizes.tolist(), "found": totals.found.tolist()},
@@ -185,12 +211,12 @@ def _figures(metrics, classes, totals):
         "shown_score": report_data.SHOWN_SCORE, "outline_unit": report_data.OUTLINE_UNIT}
 
 
-def _write_parts(data_folder, stamp, spool, places):
-    """Write the records in the order of ``places`` as part_0001.js.new and so on; returns their number."""
-    starts = range(0, len(places), IMAGES_PER_PART)
+def _write_parts(data_folder, records, index):
+    """Write the records in the order of the index as part_0001.js.new and so on; returns their number."""
+    starts = range(0, len(index), IMAGES_PER_PART)
     for number, start in enumerate(starts, 1):
-        records = [_read(spool, place) for place in places[start:start + IMAGES_PER_PART]]
-        text = f'reportPart("{stamp}",{number},[' + ",\n".join(records) + "]);\n"
+        texts = [records.text(entry[0]) for entry in index[start:start + IMAGES_PER_PART]]
+        text = f'reportPart("{records.stamp()}",{number},[' + ",\n".join(texts) + "]);\n"
         Path(data_folder, _part_name(number) + ".new").write_text(text, encoding="ascii")
     return len(starts)
 
@@ -221,20 +247,14 @@ def _part_name(number):
     return f"part_{number:04d}.js"
 
 
-def _read(spool, place):
-    start, length = place
-    spool.seek(start)
-    return spool.read(length).decode("ascii")
-
-
-def _page(title, page, featured):
+def _page(title, data, featured):
     """The text of index.html."""
-    template = string.Template((_TEMPLATES / "page.html").read_text(encoding="utf-8"))
-    records = "{" + ",".join(f'"{rank}":{record}' for rank, record in featured.items()) + "}"
-    style, figures, images = ((_TEMPLATES / name).read_text(encoding="utf-8")
-                              for name in ("style.css", "figures.js", "images.js"))
-    return template.substitute(title=html.escape(title), style=style, figures_script=figures, images_script=images,
-                               data=_script_json(page), featured=records)
+    template, style, *scripts = ((_TEMPLATES / name).read_text(encoding="utf-8")
+                                 for name in ("page.html", "style.css", *_SCRIPTS))
+    return string.Template(template).substitute(
+        title=html.escape(title), style=style, data=_script_json(data),
+        featured="{" + ",".join(f'"{rank}":{record}' for rank, record in featured.items()) + "}",
+        scripts="\n".join(f"<script>\n{script}</script>" for script in scripts))
 
 
 def _script_json(value):

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 from pycocotools import mask as mask_utils
+from pycocotools.coco import COCO
 
 from utils.coco_results import METRIC_NAMES, completed_annotation, mean_of_measured
 from utils.instances import RleMasks
@@ -37,8 +40,8 @@ class Classes:
         index_of: dict {category_id: index}.
     """
 
-    def __init__(self, class_names_by_category, coco_gt):
-        names = dict(class_names_by_category)
+    def __init__(self, class_names_by_category: Mapping[int, str], coco_gt: COCO):
+        names: dict[int, Any] = dict(class_names_by_category)
         for category_id, category in coco_gt.cats.items():
             names.setdefault(category_id, category.get("name", category_id))
         for annotation in coco_gt.anns.values():
@@ -63,11 +66,11 @@ class Objects:
     areas: np.ndarray
 
 
-def ground_truth_objects(coco_gt, image_id, classes, has_masks):
+def ground_truth_objects(coco_gt: COCO, image_id: int, classes: Classes, has_masks: bool) -> Objects:
     """Annotations of an image; one that has nothing of the kind compared is left out, as in COCOeval.
 
     Args:
-        coco_gt: pycocotools COCO. classes: Classes. has_masks: whether masks or boxes are compared.
+        has_masks: whether masks or boxes are compared.
     """
     rows = []
     for annotation in coco_gt.imgToAnns.get(image_id, []):
@@ -78,8 +81,8 @@ def ground_truth_objects(coco_gt, image_id, classes, has_masks):
     return _objects_of(rows, has_masks)
 
 
-def detected_objects(bbox_results, segm_results, classes):
-    """Detections of an image with a score of at least SHOWN_SCORE.
+def detected_objects(bbox_results: Sequence[dict], segm_results: Sequence[dict] | None, classes: Classes) -> Objects:
+    """Detections of an image with a score of at least SHOWN_SCORE, by falling score.
 
     Args:
         bbox_results: list of COCO results. segm_results: the parallel list, whose scores count if there is one;
@@ -96,7 +99,7 @@ def detected_objects(bbox_results, segm_results, classes):
     return _objects_of(rows, bool(segm_results))
 
 
-def overlaps_of(detections, ground_truth):
+def overlaps_of(detections: Objects, ground_truth: Objects) -> np.ndarray:
     """IoU of every detection with every ground truth, float [D, G]; with a crowd the share of the detection."""
     count = len(detections.classes), len(ground_truth.classes)
     if 0 in count:
@@ -105,7 +108,7 @@ def overlaps_of(detections, ground_truth):
     return np.asarray(mask_utils.iou(*compared, ground_truth.crowd.astype(np.uint8).tolist())).reshape(count)
 
 
-def match(overlaps, detections, ground_truth, same_class):
+def match(overlaps: np.ndarray, detections: Objects, ground_truth: Objects, same_class: bool) -> np.ndarray:
     """Greedy matching: by falling score each detection takes the free ground truth it overlaps most.
 
     The matches of the detections above any score do not depend on those below it.
@@ -131,7 +134,8 @@ def match(overlaps, detections, ground_truth, same_class):
     return matches
 
 
-def image_quality(overlaps, matches, scores, crowd):
+def image_quality(overlaps: np.ndarray, matches: np.ndarray, scores: np.ndarray, crowd: np.ndarray,
+                  ) -> tuple[float | None, int, int, int]:
     """Panoptic quality of one image (Kirillov et al. 2019, eq. 1) at COUNTED_SCORE, all classes together.
 
     Args:
@@ -151,7 +155,8 @@ def image_quality(overlaps, matches, scores, crowd):
     return quality, positives, false, missed
 
 
-def confusion_pairs(matches, detections, ground_truth, background):
+def confusion_pairs(matches: np.ndarray, detections: Objects, ground_truth: Objects,
+                    background: int) -> list[tuple[int, int]]:
     """What an image adds to the confusion matrix.
 
     Args:
@@ -181,14 +186,15 @@ class Totals:
         detections: number of detections that count.
     """
 
-    def __init__(self, num_classes):
-        self.confusions = Counter()
+    def __init__(self, num_classes: int):
+        self.confusions: Counter[tuple[int, int]] = Counter()
         self.objects = np.zeros(num_classes, np.int64)
         self.sizes = np.zeros(len(SIZE_EDGES), np.int64)
         self.found = np.zeros(len(SIZE_EDGES), np.int64)
         self.detections = 0
 
-    def add(self, detections, ground_truth, matches, pairs):
+    def add(self, detections: Objects, ground_truth: Objects, matches: np.ndarray,
+            pairs: Sequence[tuple[int, int]]) -> None:
         """Add an image: ``matches`` int [D] with classes in agreement, ``pairs`` of ``confusion_pairs``."""
         counted = detections.scores >= COUNTED_SCORE
         real, is_found = ~ground_truth.crowd, np.zeros(len(ground_truth.classes), bool)
@@ -201,7 +207,7 @@ class Totals:
         self.detections += int(counted.sum())
 
 
-def scores_of(values, classes):
+def scores_of(values: Mapping[str, Any], classes: Classes) -> dict[str, Any]:
     """Everything that the page shows of one kind ("bbox" or "segm").
 
     Args:
@@ -215,7 +221,8 @@ def scores_of(values, classes):
     evaluation = values["evaluation"]
     precision = evaluation.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, class], all areas, most detections
     recall = evaluation.eval["recall"][:, :, :, -1]  # [IoU, class, area]
-    average, curves = [None] * len(classes.names), [None] * len(classes.names)
+    average: list = [None] * len(classes.names)
+    curves: list = [None] * len(classes.names)
     for column, category_id in enumerate(evaluation.params.catIds):
         index = classes.index_of[category_id]
         average[index] = _measured(mean_of_measured(precision[:, :, column]))
@@ -227,7 +234,7 @@ def scores_of(values, classes):
             "curves": curves, "mean_curves": _curves(precision), "recall": by_area}
 
 
-def thumbnail(image):
+def thumbnail(image: np.ndarray) -> str:
     """A small JPEG of an image.
 
     Args:
@@ -242,13 +249,13 @@ def thumbnail(image):
     return base64.b64encode(encoded.tobytes()).decode("ascii")
 
 
-def thumbnail_size(width, height):
+def thumbnail_size(width: int, height: int) -> tuple[int, int]:
     """(width, height) with a longest side of at most THUMBNAIL_SIDE pixels."""
     scale = min(1.0, THUMBNAIL_SIDE / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def outline_path(mask, scale):
+def outline_path(mask: dict[str, Any], scale: tuple[float, float]) -> str:
     """Outline of a mask as an SVG path, to be filled by the even-odd rule.
 
     Args:

@@ -17,14 +17,17 @@ import os
 import re
 import shutil
 import zipfile
+from collections.abc import Sequence
+from typing import Any, Callable
 
 from utils import ranks
-from utils.checkpoint import check_writable
 from utils.files import atomic_path
+from utils.in_out import check_writable
+from utils.instances import Instances
 from utils.runtime import UserError
 
 NAME = "detections.partial"
-_LINE = re.compile(rb"(\d+)\t\[.*\]\t\[.*\]\n")
+_LINE = re.compile(rb"(\d{1,15})\t\[[ -~]*\]\t\[[ -~]*\]\n")  # JSON as it is written here: printable ASCII
 
 
 class ResultJournal:
@@ -46,14 +49,16 @@ class ResultJournal:
         UserError: another process is writing it; or, with resume, it is of another run.
     """
 
-    def __init__(self, folder, run, count, coco_format, has_masks=True, rank=0, resume=False):
+    def __init__(self, folder: str, run: dict[str, Any], count: int,
+                 coco_format: Callable[[int, Instances], tuple[list, list]], has_masks: bool = True, rank: int = 0,
+                 resume: bool = False):
         self.folder = folder
         self.has_masks = has_masks
         self.count = count
-        self.done = set()
+        self.done: set[int] = set()
         self._format = coco_format
         self._added = 0
-        self._lines = None
+        self._lines: tuple[list, array.array, array.array] | None = None  # see _index
         path = os.path.join(folder, f"{NAME}.{rank}")
         if resume:
             for other in journals(folder):
@@ -64,22 +69,22 @@ class ResultJournal:
         if not os.path.getsize(path):
             self._write(json.dumps(run))
 
-    def add(self, place, image_id, found):
+    def add(self, place: int, image_id: int, found: Instances | None) -> None:
         """Write the results of one image; found is an Instances, or None for an image that could not be read."""
         bbox, segm = ([], []) if found is None else self._format(image_id, found)
         self._write(f"{place}\t{_compact(bbox)}\t{_compact(segm)}")
         self._added += 1
 
-    def part(self):
+    def part(self) -> None:
         """What other processes must be sent: nothing, as the journals lie in one folder."""
 
-    def merge(self, parts):
+    def merge(self, parts: list) -> None:
         """Called when every process is done; the journals are read together from here on."""
 
-    def __enter__(self):
+    def __enter__(self) -> ResultJournal:
         return self
 
-    def __exit__(self, kind, error, traceback):
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         """Close the files; what is in them stays, so that the run can go on."""
         self.close()
         if kind is not None and not self.done and not self._added:
@@ -88,14 +93,14 @@ class ResultJournal:
             logging.warning("what was evaluated so far is kept in %s; the same command with --resume goes on",
                             self.folder)
 
-    def close(self):
+    def close(self) -> None:
         """Close the files; a second call does nothing."""
         self._file.close()
         for reader in () if self._lines is None else self._lines[0]:
             reader.close()
         self._lines = None
 
-    def remove(self):
+    def remove(self) -> None:
         """The run is over: remove the journals of all processes."""
         self.close()
         _clear(self.folder)
@@ -106,7 +111,7 @@ class ResultJournal:
 
     # --- reading back ---
 
-    def texts(self, place):
+    def texts(self, place: int) -> tuple[str, str]:
         """(box results, mask results) of an image as JSON texts, "[...]".
 
         Raises:
@@ -120,7 +125,7 @@ class ResultJournal:
         _, bbox, segm = readers[which[place]].readline().decode().rstrip("\n").split("\t")
         return bbox, segm
 
-    def of_place(self, place):
+    def of_place(self, place: int) -> tuple[list, list]:
         """(bbox, segm) of an image: lists of COCO results.
 
         Raises:
@@ -128,19 +133,19 @@ class ResultJournal:
         """
         try:
             return tuple(json.loads(text) for text in self.texts(place))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(f"a {NAME} file of {self.folder} is damaged ({error}); leave --resume out to begin "
                             "anew") from error
 
-    def lists(self):
+    def lists(self) -> dict[str, list]:
         """As CocoResults.lists, in memory: COCOeval needs them all."""
         parts = zip(*map(self.of_place, range(self.count)))
         kinds = ("bbox", "segm") if self.has_masks else ("bbox",)
         return {kind: list(itertools.chain(*part)) for kind, part in zip(kinds, parts)}
 
-    def write(self, bbox_file, mask_file=None):
+    def write(self, bbox_file: str | None, mask_file: str | None = None) -> None:
         """Write the two result files, each whole or not at all, making their folders; None leaves one out."""
         for part, path in enumerate((bbox_file, mask_file)):
             if path is None:
@@ -167,7 +172,7 @@ class ResultJournal:
         return self._lines
 
 
-def journals(folder):
+def journals(folder: str) -> list[str]:
     """Paths of the journals in a folder."""
     return sorted(glob.glob(os.path.join(glob.escape(folder), NAME + ".*")))
 
@@ -177,7 +182,7 @@ def _clear(folder):
         os.remove(path)
 
 
-def run_of(path, config, images, options):
+def run_of(path: str, config: dict[str, Any], images: Sequence[Any], options: dict[str, Any]) -> dict[str, Any]:
     """What decides the results of a run, for ResultJournal.
 
     Args:
@@ -189,7 +194,9 @@ def run_of(path, config, images, options):
     return {**{name: hashlib.sha256(content).hexdigest()[:16] for name, content in told.items()}, **options}
 
 
-def open_journal(folder, run, count, coco_format, has_masks, resume):
+def open_journal(folder: str, run: dict[str, Any], count: int,
+                 coco_format: Callable[[int, Instances], tuple[list, list]], has_masks: bool,
+                 resume: bool) -> ResultJournal:
     """A ResultJournal for each of the ranks, begun anew unless `resume`; arguments as there."""
     interrupted = bool(journals(folder))
     ranks.gathered(None)  # nobody makes a file before all have looked
@@ -246,7 +253,7 @@ def _whole_lines(path, count, run=None):
 def _compare(head, run, path):
     try:
         theirs = json.loads(head)
-    except ValueError:
+    except (ValueError, RecursionError):
         theirs = None
     if not isinstance(theirs, dict):
         raise UserError(f"{path} is no journal of eval.py; remove it, or choose another --output_folder")
@@ -267,7 +274,7 @@ def _cut_torn_line(path):
         file.truncate(whole)
 
 
-def check_outputs(paths):
+def check_outputs(paths: Sequence[str]) -> None:
     """See that files can be written, before the work that they are to hold; their folders are made.
 
     Raises:
@@ -281,7 +288,7 @@ def check_outputs(paths):
         check_writable(os.path.dirname(path) or ".", f"place for {os.path.basename(path)}")
 
 
-def archive_name(info_file, name):
+def archive_name(info_file: str, name: str) -> str:
     """What COCO's test server wants its archive to be called.
 
     Args:
@@ -292,7 +299,7 @@ def archive_name(info_file, name):
     return f"detections_{split[0] if split else 'test-dev2017'}_{re.sub(r'[^A-Za-z0-9.-]+', '-', name)}_results.zip"
 
 
-def write_zip(path, result_file):
+def write_zip(path: str, result_file: str) -> None:
     """The archive that COCO's test server takes around a result file, by its name inside as well."""
     stem = os.path.splitext(os.path.basename(path))[0]
     entry = zipfile.ZipInfo(stem + ".json")  # without the time, so that equal results make equal files
@@ -302,7 +309,8 @@ def write_zip(path, result_file):
         shutil.copyfileobj(source, target)
 
 
-def write_web_json(path, journal, image_ids, names, config):
+def write_web_json(path: str, journal: ResultJournal, image_ids: Sequence[int], names: dict[int, str],
+                   config: dict[str, Any]) -> None:
     """What the original's web viewer reads: {"info": ..., "images": [{"image_id", "dets": [...]}]}, by image id.
 
     Args:

@@ -15,6 +15,7 @@ import resource
 import subprocess
 import sys
 import warnings
+from typing import Any
 
 # numpy's threads: its products are small here, and threads that wait for more of them take the network's time.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -44,7 +45,13 @@ GIB = 2.0 ** 30
 
 
 class UserError(ValueError):
-    """A user's mistake; the message names it and the fix, and is all that a command prints."""
+    """A user's mistake; the message names it and the fix, and is all that a command prints.
+
+    It is one line even where it quotes what is in a file.
+    """
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().splitlines())
 
 
 def _cgroup_cpus(root="/sys/fs/cgroup"):
@@ -62,7 +69,7 @@ def _cgroup_cpus(root="/sys/fs/cgroup"):
     return max(1, round(int(quota[0]) / int(quota[1])))
 
 
-def available_cpus():
+def available_cpus() -> int:
     """Number of CPUs this process may use: its affinity, cut to the container's CPU quota.
 
     A container with 2 CPUs on a 64-core machine sees 64 cores; 64 threads on 2 CPUs are slower than one.
@@ -90,7 +97,7 @@ def _user_threads():
     return int(value)
 
 
-def set_threads(count=None):
+def set_threads(count: int | None = None) -> int:
     """Let Paddle compute with several CPU threads; returns the number set.
 
     Paddle uses one thread unless OMP_NUM_THREADS was set before its import, and prints a warning when it
@@ -105,7 +112,7 @@ def set_threads(count=None):
     return int(count)
 
 
-def set_up_messages():
+def set_up_messages() -> None:
     """Let a command write warnings as plain lines to stderr.
 
     Importing Paddle gives the root logger a handler that adds times and file names, and lets every library's
@@ -120,7 +127,7 @@ def set_up_messages():
     warnings.filterwarnings("ignore", message="When training, we now always")  # of every batch norm of Paddle
 
 
-def select_device(use_cuda):
+def select_device(use_cuda: bool) -> str:
     """Make the GPU or the CPU Paddle's device; returns 'gpu' or 'cpu'.
 
     A GPU that is wanted but not there costs one warning, not the run: ``--cuda=True`` is the default of
@@ -146,7 +153,7 @@ def _mix(*numbers):
     return int(np.random.SeedSequence(numbers).generate_state(1)[0] & 0x7FFFFFFF)
 
 
-def seed_everything(seed, iteration=None):
+def seed_everything(seed: int, iteration: int | None = None) -> None:
     """Seed Python's, numpy's and Paddle's global generators.
 
     With an iteration the seed is mixed with it. A training loop that calls this before every step draws
@@ -160,7 +167,7 @@ def seed_everything(seed, iteration=None):
     paddle.seed(seed)
 
 
-def peak_memory_gib():
+def peak_memory_gib() -> float:
     """Highest memory use so far in GiB: of the device if it is a GPU, else of the process (resident)."""
     if paddle.device.get_device().startswith("gpu"):
         return paddle.device.cuda.max_memory_allocated() / GIB
@@ -169,7 +176,7 @@ def peak_memory_gib():
 
 
 @paddle.no_grad()
-def multiply_adds(net, images):
+def multiply_adds(net: paddle.nn.Layer, images: paddle.Tensor) -> int:
     """Multiplications with addition that a network's convolutions need for a batch; everything else is small beside it.
 
     Args:
@@ -189,7 +196,7 @@ def multiply_adds(net, images):
     return total
 
 
-def gpu_stats():
+def gpu_stats() -> list[dict[str, str]]:
     """nvidia-smi's view of every GPU as a list of dicts (for ``--log_gpu``); [] where there is none."""
     fields = ("index", "name", "utilization.gpu", "memory.used", "memory.total", "power.draw")
     command = ["nvidia-smi", "--query-gpu=" + ",".join(fields), "--format=csv,noheader,nounits"]
@@ -201,7 +208,7 @@ def gpu_stats():
     return [dict(zip(fields, row)) for row in rows]
 
 
-def str2bool(text):
+def str2bool(text: Any) -> bool:
     """argparse type for ``--flag=True``: yes/true/t/y/1/on and no/false/f/n/0/off in any case.
 
     Raises argparse.ArgumentTypeError for any other word (as the original's eval.py; its train.py silently
@@ -215,14 +222,14 @@ def str2bool(text):
     raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false; write True or False")
 
 
-def whole_number(text):
+def whole_number(text: str) -> int:
     """argparse type of what is counted: an integer from 1."""
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
     return int(text)
 
 
-def threshold(text):
+def threshold(text: str) -> float:
     """argparse type of a score: a finite number."""
     try:
         value = float(text)
@@ -233,8 +240,8 @@ def threshold(text):
     return value
 
 
-def seed_number(text):
+def seed_number(text: str) -> int:
     """argparse type of ``--seed``: what every generator takes."""
-    if not (text.isdigit() and int(text) < 2 ** 32):
+    if not (text.isascii() and text.isdigit() and int(text) < 2 ** 32):
         raise argparse.ArgumentTypeError(f"{text!r} is no seed; write an integer from 0 to 4294967295")
     return int(text)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import pickle
 import re
+from collections.abc import Iterable
+from typing import IO, Any, Callable, ClassVar
 
 import numpy as np
 
@@ -16,10 +18,20 @@ class DamagedFile(ValueError):
     """Why a file cannot be read, as the end of a sentence about it."""
 
 
+def checked_key(key: Any) -> Any:
+    """The key of a dictionary, which may be no tuple: to hash one that is nested deeply enough takes for ever."""
+    if isinstance(key, tuple):
+        raise DamagedFile("it has a dictionary with tuples as keys")
+    return key
+
+
 class PlainDict(dict):
     """Stand-in for collections.OrderedDict; the attributes that PyTorch's state dicts have are dropped."""
 
-    def __setstate__(self, state):
+    def __init__(self, pairs: Iterable[tuple[Any, Any]] = ()):
+        super().__init__((checked_key(key), value) for key, value in pairs)
+
+    def __setstate__(self, state: Any) -> None:
         pass
 
 
@@ -60,14 +72,19 @@ def _array(dtype, shape, data, order):
     return native(np.frombuffer(data, dtype.dtype).reshape(shape, order=order))
 
 
-def checked_shape(shape):
-    """The shape (or strides) that a file gives, as a tuple of integers >= 0."""
-    if not isinstance(shape, (list, tuple)) or not all(type(size) is int and size >= 0 for size in shape):
+def checked_shape(shape: Any) -> tuple[int, ...]:
+    """The shape (or strides) that a file gives, as a tuple of integers >= 0, as many and as large as numpy has them.
+
+    Raises:
+        DamagedFile: it is something else.
+    """
+    if not (isinstance(shape, (list, tuple)) and len(shape) <= 32
+            and all(type(size) is int and 0 <= size < 2 ** 63 for size in shape)):
         raise DamagedFile("a tensor in it has no proper shape")
     return tuple(shape)
 
 
-def native(array):
+def native(array: np.ndarray) -> np.ndarray:
     """The array in this machine's byte order."""
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
@@ -98,7 +115,7 @@ def _no_bytes():
     return b""
 
 
-STAND_INS = {
+STAND_INS: dict[str, Callable] = {
     "collections.OrderedDict": PlainDict, "_codecs.encode": _encode, "numpy.ndarray": _Array, "numpy.dtype": _Dtype,
     "builtins.tuple": tuple, "__builtin__.tuple": tuple, "builtins.bytes": _no_bytes, "__builtin__.bytes": _no_bytes}
 for _module in ("numpy.core", "numpy._core"):  # numpy 2 renamed its core
@@ -111,17 +128,40 @@ class Function:
 
     __slots__ = ("stand_in",)
 
-    def __init__(self, stand_in):
+    def __init__(self, stand_in: Callable):
         self.stand_in = stand_in
 
-    def __call__(self, *arguments):
+    def __call__(self, *arguments: Any) -> Any:
         return self.stand_in(*arguments)
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         raise DamagedFile("it changes something that is no array")
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """Python's unpickler in Python: the one in C makes room for as many objects as a file of ten bytes announces."""
+
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+    for _opcode in (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET):  # they hash what they hold; see checked_key
+        del dispatch[_opcode[0]]
+
+    def load_setitem(self):
+        checked_key(self.stack[-2])
+        super().load_setitem()
+
+    def load_setitems(self):
+        for key in self.stack[::2]:  # keys and values since the mark
+            checked_key(key)
+        super().load_setitems()
+
+    def load_bytearray8(self):
+        """As in the base class, which first fills with zeros what a file announces."""
+        self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+
     def __init__(self, file, table, persistent):
         super().__init__(file, encoding="latin1")
         self.table, self.persistent = table, persistent
@@ -139,7 +179,7 @@ class _Unpickler(pickle.Unpickler):
         return self.persistent(identity)
 
 
-def load(file, table=None, persistent=None):
+def load(file: IO[bytes], table: dict[str, Any] | None = None, persistent: Callable[[Any], Any] | None = None) -> Any:
     """Read one pickle from an open binary file and leave the position behind it.
 
     Args:
@@ -153,6 +193,6 @@ def load(file, table=None, persistent=None):
     return _Unpickler(file, {**STAND_INS, **(table or {})}, persistent).load()
 
 
-def unwrap(value):
+def unwrap(value: Any) -> Any:
     """The ndarray in an array's stand-in; anything else as it is."""
     return value.value if isinstance(value, _Array) else value

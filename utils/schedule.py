@@ -8,6 +8,8 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import math
+from collections.abc import Iterable
+from typing import Any
 
 from utils.runtime import UserError
 
@@ -36,14 +38,15 @@ class Schedule:
     warmup_until: int = 500
     kind: str = "step"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise UserError(f"lr_schedule {self.kind!r} is unknown; choose one of {', '.join(KINDS)}")
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise UserError(f"lr is {self.lr!r}; it must be a positive number (--lr or the config key lr)")
 
 
-def build_schedule(cfg, batch_size, autoscale=True, lr=None, gamma=None):
+def build_schedule(cfg: Any, batch_size: int, autoscale: bool = True, lr: float | None = None,
+                   gamma: float | None = None) -> Schedule:
     """Schedule of a config for a batch size.
 
     As the original: with autoscaling the rate grows, and max_iter and lr_steps shrink, by
@@ -79,7 +82,7 @@ def build_schedule(cfg, batch_size, autoscale=True, lr=None, gamma=None):
         kind=cfg.lr_schedule)
 
 
-def learning_rate(schedule, iteration):
+def learning_rate(schedule: Schedule, iteration: int) -> float:
     """Learning rate of an iteration (from 0).
 
     Linear warm-up while iteration <= warmup_until, as the original; then lr * gamma ** (steps reached), or
@@ -95,7 +98,7 @@ def learning_rate(schedule, iteration):
     return schedule.lr * schedule.gamma ** bisect.bisect_right(schedule.lr_steps, iteration)
 
 
-def rescale_steps(old_max_iter, new_max_iter, steps):
+def rescale_steps(old_max_iter: int, new_max_iter: int, steps: Iterable[int]) -> list[int]:
     """lr_steps moved in proportion when only max_iter changes, as a list of integers.
 
     A user who shortens a training wants the whole schedule shorter, not its tail cut off.

@@ -7,8 +7,10 @@ import re
 import socket
 import sys
 import time
+from typing import Any
 
 import cv2
+import numpy as np
 
 from utils.runtime import UserError
 
@@ -18,7 +20,7 @@ _INSTEAD = "write IN:OUT to get a file instead"
 _BACKENDS = ("TkAgg", "QtAgg", "GTK3Agg")
 
 
-def open_window(title):
+def open_window(title: str) -> OpenCVWindow | MatplotlibWindow:
     """Open a window; nothing appears before the first picture. Use it from the main thread only.
 
     Args:
@@ -46,12 +48,12 @@ def open_window(title):
 class OpenCVWindow:
     """A window of OpenCV. A picture larger than the window is shown smaller."""
 
-    def __init__(self, title):
+    def __init__(self, title: str):
         self._title = title
         self._open = False
         self._seen = False
 
-    def show(self, image_bgr, seconds=None):
+    def show(self, image_bgr: np.ndarray, seconds: float | None = None) -> bool:
         """Show a picture, then wait.
 
         Args:
@@ -67,7 +69,7 @@ class OpenCVWindow:
         cv2.imshow(self._title, image_bgr)
         return self.wait(seconds)
 
-    def wait(self, seconds=None):
+    def wait(self, seconds: float | None = None) -> bool:
         """Let the window live for a time.
 
         Args:
@@ -97,7 +99,7 @@ class OpenCVWindow:
         self._seen = visible
         return closed
 
-    def close(self):
+    def close(self) -> None:
         """Close the window; a second call does nothing."""
         if self._open:
             self._open = self._seen = False
@@ -109,12 +111,12 @@ class OpenCVWindow:
 class MatplotlibWindow:
     """The same, of matplotlib: slower, but it needs no other OpenCV."""
 
-    def __init__(self, title, pyplot):
+    def __init__(self, title: str, pyplot: Any):
         self._title = title
         self._pyplot = pyplot
-        self._figure = None
+        self._figure: Any = None
 
-    def show(self, image_bgr, seconds=None):
+    def show(self, image_bgr: np.ndarray, seconds: float | None = None) -> bool:
         """As ``OpenCVWindow.show``."""
         if self._figure is None:
             self._start(image_bgr.shape[1::-1])
@@ -124,7 +126,7 @@ class MatplotlibWindow:
         self._figure.canvas.draw()
         return self.wait(seconds)
 
-    def wait(self, seconds=None):
+    def wait(self, seconds: float | None = None) -> bool:
         """As ``OpenCVWindow.wait``."""
         if self._figure is None:
             return True
@@ -139,7 +141,7 @@ class MatplotlibWindow:
             canvas.start_event_loop(left)  # until something happens; 0 is without an end
         return False
 
-    def close(self):
+    def close(self) -> None:
         """Close the window; a second call does nothing."""
         if self._figure is not None:
             self._pyplot.close(self._figure)
@@ -189,11 +191,11 @@ def _interactive_pyplot():
 
 
 def _has_screen():
-    """Whether a window can be seen: always on macOS and Windows, elsewhere if the X or Wayland screen answers.
+    """Whether a window can be seen: always on macOS, elsewhere if the X or Wayland screen answers.
 
     Asked here because Qt, in OpenCV, ends the whole process when it does not.
     """
-    if sys.platform in ("darwin", "win32"):
+    if sys.platform == "darwin":
         return True
     return any(_answers(address) for address in _screen_addresses())
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any, Callable
 
 import numpy as np
 import paddle
@@ -16,16 +17,16 @@ class Stopwatch:
         synchronize: called before the time is read, so that work on a GPU has ended.
     """
 
-    def __init__(self, synchronize=None):
-        self.seconds = {}
+    def __init__(self, synchronize: Callable[[], None] | None = None):
+        self.seconds: dict[str, list[float]] = {}
         self._synchronize = synchronize
-        self._last = None
+        self._last = 0.0
 
-    def start(self):
+    def start(self) -> None:
         """Begin a picture."""
         self._last = self._now()
 
-    def lap(self, stage):
+    def lap(self, stage: str) -> None:
         """The stage that has just ended began at the lap before, or at `start`."""
         now = self._now()
         self.seconds.setdefault(stage, []).append(now - self._last)
@@ -36,10 +37,10 @@ class Stopwatch:
             self._synchronize()
         return time.perf_counter()
 
-    def table(self):
+    def table(self) -> str:
         """Median and 95th percentile in milliseconds, pictures a second, and share of the whole, of every stage."""
         stages = {name: np.array(seconds) for name, seconds in self.seconds.items()}
-        total = sum(stages.values())
+        total = np.sum(list(stages.values()), axis=0)
         lines = [f"{'stage':12s}{'median ms':>11s}{'p95 ms':>11s}{'FPS':>9s}{'share':>8s}"]
         for name, seconds in [*stages.items(), ("total", total)]:
             median = np.median(seconds)
@@ -49,16 +50,19 @@ class Stopwatch:
 
 
 @paddle.no_grad()
-def time_picture(predictor, load, number, watch):
-    """One picture, stage by stage.
+def time_picture(predictor: Any, load: Callable[[Any], np.ndarray | None], source: Any, watch: Stopwatch) -> bool:
+    """Take the times of one picture, stage by stage.
 
     Args:
-        predictor: Predictor. load: number -> uint8 [H, W, 3] BGR, or None. watch: Stopwatch.
+        predictor: utils.predictor.Predictor.
+        load: makes of `source`, a path or the place in a data set, uint8 [H, W, 3] BGR; None if it cannot be read.
+        source: of the picture. watch: gets the laps.
 
-    Returns: whether it could be loaded.
+    Returns:
+        Whether it could be loaded; without it there are no laps.
     """
     watch.start()
-    image = load(number)
+    image = load(source)
     if image is None:
         return False
     watch.lap("load")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 import zipfile
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -34,8 +34,8 @@ class _Storage(NamedTuple):
 class _Tensor(NamedTuple):
     storage: _Storage
     offset: int
-    shape: tuple
-    strides: tuple
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
 
 
 def _rebuild_tensor(storage, offset, shape, strides, *_autograd):
@@ -66,14 +66,15 @@ _TABLE = {
 class _Storages:
     """What the persistent ids of a description name; `found` is dict key -> _Storage."""
 
-    def __init__(self):
-        self.found = {}
+    def __init__(self) -> None:
+        self.found: dict[str, _Storage] = {}
 
-    def __call__(self, identity):
+    def __call__(self, identity: Any) -> _Storage:
         """('storage', type, key, location, size[, view]) -> _Storage; a view is None or (key, offset, size)."""
         kind, dtype, key, _location, size, *view = identity
-        dtype = getattr(dtype, "stand_in", None)
-        if kind != "storage" or dtype not in DTYPES.values() or type(size) is not int or size < 0:
+        dtype = getattr(dtype, "stand_in", "")
+        if (kind != "storage" or dtype not in DTYPES.values() or type(key) not in (str, int) or type(size) is not int
+                or size < 0):
             raise DamagedFile("it refers to something that is no storage of numbers")
         key, start = str(key), 0
         if self.found.setdefault(key, _Storage(dtype, key, size)) != (dtype, key, size, 0):
@@ -120,7 +121,7 @@ def _view(flat, tensor):
     return strided if strided.flags.c_contiguous else strided.copy()
 
 
-def read_zip(path):
+def read_zip(path: str) -> dict[str, np.ndarray]:
     """Tensors of a file since PyTorch 1.6: dict name -> ndarray. Any Exception if it is damaged."""
     with zipfile.ZipFile(path) as archive:
         entries = set(archive.namelist())
@@ -137,7 +138,7 @@ def read_zip(path):
     return {name: _view(storages[tensor.storage.key], tensor) for name, tensor in wanted.items()}
 
 
-def read_legacy(file):
+def read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
     """Tensors of a file from before PyTorch 1.6, open behind its magic number: dict name -> ndarray."""
     described = _Storages()
     safe_pickle.load(file)  # the version of the protocol, 1001
@@ -145,7 +146,8 @@ def read_legacy(file):
     big_endian = isinstance(system, dict) and system.get("little_endian") is False
     wanted = _state_dict(safe_pickle.load(file, _TABLE, described))
     storages = {}
-    for key in map(str, safe_pickle.load(file)):
+    for key in safe_pickle.load(file):
+        key = str(key) if type(key) is int else key
         storage = described.found[key]
         size = struct.unpack("<q", file.read(8))[0]
         if size != storage.size:
@@ -193,7 +195,7 @@ def _strides(shape):
     return [math.prod(max(size, 1) for size in shape[axis + 1:]) for axis in range(len(shape))]
 
 
-def write_zip(file, tensors):
+def write_zip(file: BinaryIO, tensors: dict[str, np.ndarray]) -> None:
     """Write what ``torch.save`` would for an OrderedDict of tensors.
 
     Args:

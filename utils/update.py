@@ -3,13 +3,17 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import paddle
 
 from utils import ranks
 
+SMALLEST_BN_BATCH = 6  # images a device; with fewer, batch statistics are too noisy and batch norm is frozen
 
-def amp_type(wanted, device):
+
+def amp_type(wanted: bool, device: str) -> str | None:
     """What --amp computes in: 'bfloat16' or 'float16' on a GPU, by what it can do; None in full precision.
 
     Args:
@@ -30,18 +34,18 @@ class Average:
         net: starts from its present values. decay: share of the old average that stays, such as 0.9998.
     """
 
-    def __init__(self, net, decay):
+    def __init__(self, net: paddle.nn.Layer, decay: float):
         self.decay = decay
         self.tensors = {name: tensor.clone().detach() for name, tensor in net.state_dict().items()}
 
     @paddle.no_grad()
-    def update(self, net):
+    def update(self, net: paddle.nn.Layer) -> None:
         """Take in the network's values after a step."""
         for name, tensor in net.state_dict().items():
             average = self.tensors[name]
             average.set_value(average * self.decay + tensor * (1 - self.decay))
 
-    def swap(self, net):
+    def swap(self, net: paddle.nn.Layer) -> None:
         """Exchange the network's values with the average; a second call changes them back."""
         for name, tensor in net.state_dict().items():
             value = tensor.clone().detach()
@@ -62,15 +66,17 @@ class Update:
         average: Average to update, or None.
     """
 
-    def __init__(self, net, optimizer, parts=1, amp=None, average=None):
+    def __init__(self, net: paddle.nn.Layer, optimizer: paddle.optimizer.Optimizer, parts: int = 1,
+                 amp: str | None = None, average: Average | None = None):
         self.net, self.optimizer, self.parts, self.amp, self.average = net, optimizer, parts, amp, average
-        self.statistics = [tensor for name, tensor in net.state_dict().items()
-                           if name.endswith(("._mean", "._variance"))]
+        # What a forward pass changes: the statistics of batch norms that are not frozen.
+        self.statistics = [getattr(layer, name) for layer in net.sublayers() if layer.training
+                           for name in ("_mean", "_variance") if hasattr(layer, name)]
         self.learnt = [parameter for parameter in net.parameters() if not parameter.stop_gradient]
         # bfloat16 has the range of float32 and needs no scaling.
         self.scaler = paddle.amp.GradScaler(init_loss_scaling=1024.0) if amp == "float16" else None
 
-    def __call__(self, criterion, batch, lr, key=()):
+    def __call__(self, criterion: Any, batch: Any, lr: float, key: Sequence[int] = ()) -> dict[str, float]:
         """Step once, unless the loss is not finite.
 
         Args:

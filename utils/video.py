@@ -5,7 +5,6 @@ one.
 """
 from __future__ import annotations
 
-import collections
 import contextlib
 import functools
 import itertools
@@ -15,8 +14,11 @@ import os
 import re
 import time
 from collections import deque
+from collections.abc import Iterator
+from typing import Any, Callable, NamedTuple
 
 import cv2
+import numpy as np
 from tqdm import tqdm
 
 from utils.in_out import check_another, split_in_out
@@ -30,10 +32,16 @@ _DEFAULT_FPS, _HIGHEST_FPS = 30.0, 500.0  # some containers give their clock, 10
 _RATE_FRAMES = 30
 _MISSING_FRAMES = 2  # a container may announce so many more than it holds
 
-VideoSummary = collections.namedtuple("VideoSummary", "frames seconds fps")
+
+class VideoSummary(NamedTuple):
+    """What `run_video` did: frames written or shown, seconds from the start to the closed file, frames a second."""
+
+    frames: int
+    seconds: float
+    fps: float
 
 
-def video_in_out(text):
+def video_in_out(text: str) -> tuple[int | str, str | None]:
     """``--video=IN[:OUT]`` as (IN, OUT): IN the number of a webcam, an address (rtsp://, http://), or a file.
 
     Args:
@@ -46,6 +54,7 @@ def video_in_out(text):
     Raises:
         UserError: OUT cannot be a video by its name, or is IN itself.
     """
+    source: int | str
     webcam = re.fullmatch(r"(\d+)(?::(.*))?", text, re.DOTALL)
     if webcam:
         source, target = int(webcam[1]), webcam[2] or None
@@ -90,7 +99,7 @@ class VideoSource:
         UserError: there is no such file, or no frame can be read from the source.
     """
 
-    def __init__(self, source):
+    def __init__(self, source: int | str):
         self.name = f"webcam {source}" if isinstance(source, int) else source
         self.live = isinstance(source, int) or bool(_ADDRESS.match(source))
         if not self.live:
@@ -109,13 +118,13 @@ class VideoSource:
         self.count = 0
         self.ended = False
 
-    def __enter__(self):
+    def __enter__(self) -> VideoSource:
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: Any) -> None:
         self.close()
 
-    def frames(self):
+    def frames(self) -> Iterator[np.ndarray]:
         """Yield every frame once, in order, uint8 [H, W, 3] BGR; turned upright where the container says how."""
         there, image = True, self._first
         self._first = None
@@ -125,7 +134,7 @@ class VideoSource:
             there, image = self._capture.read()
         self.ended = True
 
-    def close(self):
+    def close(self) -> None:
         """Let go of the file or the webcam; a second call does nothing."""
         self._capture.release()
 
@@ -146,7 +155,9 @@ def _check_file(path):
         raise UserError(f"{path} is an empty file; correct --video")
 
 
-def run_video(source, predict, draw, sink, multiframe=1, display_fps=False, emulate_playback=False, bar=True):
+def run_video(source: VideoSource, predict: Callable[[list[np.ndarray]], list],
+              draw: Callable[[np.ndarray, Any], np.ndarray], sink: Any, multiframe: int = 1, display_fps: bool = False,
+              emulate_playback: bool = False, bar: bool = True) -> VideoSummary:
     """Take every frame of a source through the network and write it to a file or show it in a window.
 
     Source and sink are closed at the end, also when something fails or Ctrl-C is pressed; every frame that the network
@@ -165,7 +176,7 @@ def run_video(source, predict, draw, sink, multiframe=1, display_fps=False, emul
         bar: show a progress bar.
 
     Returns:
-        VideoSummary: frames written or shown, seconds from the start to the closed file, frames a second of that.
+        VideoSummary.
 
     Raises:
         What reading, predict, draw or writing raised. ValueError: predict gave another number of results.
@@ -249,12 +260,12 @@ def _show_all(pictures, window, pace, progress):
 class _Pace:
     """When frames are due at a frame rate, counted from the first; with None they are due at once."""
 
-    def __init__(self, fps):
+    def __init__(self, fps: float | None):
         self._fps = fps
-        self._start = None
+        self._start: float | None = None
         self._count = 0
 
-    def next_in(self):
+    def next_in(self) -> float:
         """Seconds until the next frame is due, 0 if it is late; every call counts as a frame."""
         if self._fps is None:
             return 0
@@ -273,7 +284,7 @@ class _Rate:
         self._frames = frames
         self._stamps = deque([(time.perf_counter(), 0)])
 
-    def add(self, count):
+    def add(self, count: int) -> float:
         """So many frames more are done; returns the rate."""
         now, total = time.perf_counter(), self._stamps[-1][1] + count
         self._stamps.append((now, total))

@@ -5,8 +5,11 @@ import contextlib
 import mmap
 import os
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 import cv2
+import numpy as np
 
 from utils.runtime import UserError
 
@@ -15,7 +18,7 @@ CODECS = {".mp4": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "mp4v", ".webm
 
 
 @contextlib.contextmanager
-def quiet_opencv():
+def quiet_opencv() -> Iterator[None]:
     """Keep OpenCV's own messages about files that it cannot open off the screen; the caller says it in a sentence.
 
     FFmpeg's stay off as well, for the whole process, unless OPENCV_FFMPEG_LOGLEVEL is set.
@@ -30,7 +33,7 @@ def quiet_opencv():
         log.setLogLevel(level)
 
 
-def check_target(path):
+def check_target(path: str) -> None:
     """See that a video can be written to a path, as far as its name tells.
 
     Raises:
@@ -58,7 +61,7 @@ class VideoFile:
         UserError: the suffix is unknown, the file cannot be written, or its codec has no such size.
     """
 
-    def __init__(self, path, fps, size):
+    def __init__(self, path: str, fps: float, size: tuple[int, int]):
         check_target(path)
         self.path = path
         self.size = width, height = tuple(size)
@@ -75,20 +78,20 @@ class VideoFile:
         self._even_size = width + width % 2, height + height % 2
         with quiet_opencv():
             # MPEG-4 counts time in fractions of at most 1/65535 second, and OpenCV in decimal ones.
-            self._writer = cv2.VideoWriter(self._temporary, cv2.VideoWriter_fourcc(*codec),
+            self._writer: cv2.VideoWriter | None = cv2.VideoWriter(self._temporary, cv2.VideoWriter.fourcc(*codec),
                                            round(fps, 3 if fps < 65 else 2), self._even_size)
         if not self._writer.isOpened():
             self._remove()
             raise UserError(f"OpenCV cannot write {path} with {width}x{height} pixels at {fps:g} frames a second; "
                             "write another format (.mp4, .avi), or a smaller video (at most 8190 pixels a side)")
 
-    def __enter__(self):
+    def __enter__(self) -> VideoFile:
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: Any) -> None:
         self.close()
 
-    def write(self, image_bgr):
+    def write(self, image_bgr: np.ndarray) -> None:
         """Append a frame, uint8 [height, width, 3].
 
         Raises:
@@ -106,7 +109,7 @@ class VideoFile:
             self._writer.write(image_bgr)
             self.frames += 1
 
-    def close(self):
+    def close(self) -> None:
         """Finish the file and put it in its place; a second call does nothing.
 
         Raises:

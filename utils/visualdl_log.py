@@ -15,12 +15,15 @@ import math
 import os
 import re
 import struct
+from collections.abc import Mapping
+from typing import Any
 
 import cv2
+import numpy as np
 
-from utils.checkpoint import check_writable
 from utils.coco_results import ROW_NAMES
 from utils.files import atomic_path
+from utils.in_out import check_writable
 from utils.runtime import UserError
 
 # VisualDL thins every curve to 1000 points, and reads a file of them all at its start: 800,000 would take minutes.
@@ -48,15 +51,16 @@ class VisualDLLog:
         CheckpointError: the folder cannot be written.
     """
 
-    def __init__(self, folder, session=0):
+    def __init__(self, folder: str, session: int = 0):
         self._writer_class = _import_writer()
         self._folder, self._session = folder, session
-        self._writer = None
-        self._pending = []  # scalars of the iterations since the last point
-        self._iteration = None
+        self._writer: Any = None
+        self._pending: list[dict[str, float]] = []  # scalars of the iterations since the last point
+        self._iteration = 0  # of the last of them
         check_writable(folder, "--log_folder")
 
-    def train(self, iteration, losses, lr, seconds, reader_seconds, images):
+    def train(self, iteration: int, losses: Mapping[str, float], lr: float, seconds: float, reader_seconds: float,
+              images: int) -> None:
         """Add one iteration; every tenth becomes a point, the mean of the iterations since the last point.
 
         Args:
@@ -76,7 +80,7 @@ class VisualDLLog:
         if iteration % INTERVAL == 0:
             self._write_point()
 
-    def val(self, iteration, metrics):
+    def val(self, iteration: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
         """Write the average precisions of a validation in per cent.
 
         Args:
@@ -88,22 +92,22 @@ class VisualDLLog:
         self._add({f"validation/{ROW_NAMES[kind]}_{name}": 100 * values[name]
                    for kind, values in metrics.items() for name in AP_NAMES if values.get(name, -1) >= 0}, iteration)
 
-    def image(self, iteration, name, image_bgr):
+    def image(self, iteration: int, name: str, image_bgr: np.ndarray) -> None:
         """Write a picture, uint8 [H, W, 3] in OpenCV's BGR; VisualDL shows ten a name and a slider over them."""
         self._open(iteration)
         self._writer.add_image(f"pictures/{name}", cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB), iteration)
 
-    def close(self):
+    def close(self) -> None:
         """Write what is left and end the writer's thread; further calls do nothing."""
         if self._writer is not None:
             self._write_point()
             self._writer.close()
             self._writer = None
 
-    def __enter__(self):
+    def __enter__(self) -> VisualDLLog:
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: Any) -> None:
         self.close()
 
     def _open(self, iteration):

@@ -7,11 +7,14 @@ Shapes: D detections of one picture, H W its size. Pictures are BGR as OpenCV re
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 
 from utils.files import atomic_path
+from utils.instances import Instances
 from utils.labels import Label, draw_labels
 
 MASK_ALPHA = 0.45
@@ -19,8 +22,9 @@ COLOR_STRIDE = 5  # the original's: keeps neighbours apart in its list of colour
 _OUTLINE = 2.5  # how fast an outline reaches its full colour from both sides
 
 
-def draw_detections(image_bgr, found, colors, show_masks=True, show_boxes=True, show_text=True, show_scores=True,
-                    color_by="instance"):
+def draw_detections(image_bgr: np.ndarray, found: Instances, colors: Sequence[Sequence[int]], show_masks: bool = True,
+                    show_boxes: bool = True, show_text: bool = True, show_scores: bool = True,
+                    color_by: str = "instance") -> np.ndarray:
     """Draw detections over a copy of a picture, the one with the highest score on top.
 
     Masks are blended by the original's formula: image * prod_j(1 - a m_j) + sum_j colour_j a m_j
@@ -42,7 +46,7 @@ def draw_detections(image_bgr, found, colors, show_masks=True, show_boxes=True, 
     """
     order = by_falling_score(found)
     if color_by == "instance":
-        numbers = range(len(order))
+        numbers = list(range(len(order)))
     elif color_by == "class":
         numbers = [int(found.classes[index]) for index in order]
     else:
@@ -53,8 +57,9 @@ def draw_detections(image_bgr, found, colors, show_masks=True, show_boxes=True, 
     return drawn
 
 
-def draw_objects(image, found, order, object_colors, show_masks=True, show_boxes=True, show_text=True,
-                 show_scores=True, crowded=1.0):
+def draw_objects(image: np.ndarray, found: Any, order: Sequence[int], object_colors: Sequence[tuple[int, int, int]],
+                 show_masks: bool = True, show_boxes: bool = True, show_text: bool = True, show_scores: bool = True,
+                 crowded: float = 1.0) -> None:
     """Draw objects in the colours given, the first on top; changes ``image``.
 
     Args:
@@ -81,7 +86,8 @@ def draw_objects(image, found, order, object_colors, show_masks=True, show_boxes
                             for index, box, color in shown], crowded)
 
 
-def paint_mask(image, window, color, reach=1):
+def paint_mask(image: np.ndarray, window: tuple[int, int, np.ndarray], color: tuple[int, int, int],
+               reach: int = 1) -> None:
     """Blend one mask and its outline over a picture; changes ``image``.
 
     Args:
@@ -111,10 +117,11 @@ def paint_mask(image, window, color, reach=1):
     filled = cv2.LUT(part, blended[np.newaxis])
     at_edge = part[edge].astype(np.float32)
     cv2.copyTo(filled, inside.view(np.uint8), part)
-    part[edge] = np.rint(at_edge + (np.float32(color) - at_edge) * _edge_opacity()[soft[edge], np.newaxis])
+    part[edge] = np.rint(at_edge + (np.array(color, np.float32) - at_edge) * _edge_opacity()[soft[edge], np.newaxis])
 
 
-def resize_window(window, size, new_size):
+def resize_window(window: tuple[int, int, np.ndarray], size: tuple[int, int],
+                  new_size: tuple[int, int]) -> tuple[int, int, np.ndarray]:
     """The window of a mask in another size of its picture, with smooth instead of stepped edges.
 
     Args:
@@ -126,32 +133,28 @@ def resize_window(window, size, new_size):
     x, y, mask = window
     if not mask.size:
         return window
-    # With the empty pixels around it, but for the picture's border, where a mask goes on.
-    top, left = min(1, y), min(1, x)
-    bottom, right = min(1, size[0] - y - mask.shape[0]), min(1, size[1] - x - mask.shape[1])
-    mask = np.pad(mask, ((top, bottom), (left, right)))
-    new_y, above, below, down = _samples(y - top, mask.shape[0], size[0], new_size[0])
-    new_x, before, behind, share = _samples(x - left, mask.shape[1], size[1], new_size[1])
-    down = down[:, np.newaxis]
-    lines = mask[above] * (1 - down) + mask[below] * down
-    return new_x, new_y, lines[:, before] * (1 - share) + lines[:, behind] * share >= 0.5
+    whole = np.zeros(size, np.uint8)
+    whole[y:y + mask.shape[0], x:x + mask.shape[1]] = mask * np.uint8(255)
+    resized = cv2.resize(whole, new_size[::-1], interpolation=cv2.INTER_LINEAR) > 127
+    x, y, width, height = cv2.boundingRect(resized.view(np.uint8))
+    return x, y, resized[y:y + height, x:x + width]
 
 
-def by_falling_score(found):
+def by_falling_score(found: Instances) -> list[int]:
     """Indices in the order of falling scores, equal ones as given; the given order if there are no scores."""
     if found.scores is None:
         return list(range(len(found)))
     return np.argsort(-np.asarray(found.scores), kind="stable").tolist()
 
 
-def color_of(number, colors):
+def color_of(number: int, colors: Sequence[Sequence[int]]) -> tuple[int, int, int]:
     """(blue, green, red) of a rank or a class, from a list of (red, green, blue)."""
     red, green, blue = colors[number * COLOR_STRIDE % len(colors)]
     return int(blue), int(green), int(red)
 
 
-def write_image(path, image_bgr):
-    """Write a picture (format by the suffix), atomically; its folder is made.
+def write_image(path: str, image_bgr: np.ndarray) -> None:
+    """Write a picture, uint8 [H, W, 3] (format by the suffix), atomically; its folder is made.
 
     Raises:
         OSError: it cannot be written, or OpenCV has no encoder for the suffix.
@@ -181,17 +184,3 @@ def _visible_corners(box, shape):
     if x2 < 0 or y2 < 0 or x1 >= width or y1 >= height or x2 < x1 or y2 < y1:
         return None
     return max(x1, 0), max(y1, 0), min(x2, width - 1), min(y2, height - 1)
-
-
-def _samples(start, count, side, new_side):
-    """Which pixels of `count` from `start` on a side lie around each pixel of the resized side that they touch.
-
-    Returns: the first such pixel of the resized side; and for it and those behind it the sample before, the sample
-    behind, and how much of that one, as bilinear interpolation has it without aligned corners.
-    """
-    scale = new_side / side
-    first, last = int(start * scale), min(new_side, int(np.ceil((start + count) * scale)))
-    place = (np.arange(first, last, dtype=np.float32) + 0.5) / scale - 0.5 - start
-    place = place.clip(0, count - 1).astype(np.float32)
-    before = place.astype(np.int64)
-    return first, before, np.minimum(before + 1, count - 1), place - before

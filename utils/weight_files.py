@@ -16,7 +16,8 @@ import errno
 import json
 import pickle
 import zipfile
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import safe_open
@@ -44,11 +45,11 @@ class WeightFile(NamedTuple):
     """
 
     format: str
-    tensors: dict
-    config: dict | None = None
+    tensors: dict[str, np.ndarray]
+    config: dict[str, Any] | None = None
 
 
-def tell_container(path):
+def tell_container(path: str) -> str:
     """'pickle', 'safetensors', 'npz' or 'pth' (the zip file), from the first bytes of a file.
 
     Raises:
@@ -82,7 +83,7 @@ def _tell_zip(path):
     raise WeightsError(f"{path} is a zip file of something else than weights; unpack it and pass what is in it")
 
 
-def read_file(path):
+def read_file(path: str) -> WeightFile:
     """Read a file of weights of any of the formats above.
 
     Returns:
@@ -104,7 +105,7 @@ def read_file(path):
     return content
 
 
-def unpickle_arrays(path):
+def unpickle_arrays(path: str) -> dict[str, np.ndarray]:
     """Content of a ``.pdparams`` or ``.pdopt`` file as dict name -> ndarray, executing nothing.
 
     Raises:
@@ -152,7 +153,11 @@ def _arrays_of(content):
 
 def _read_npz(path):
     with np.load(path, allow_pickle=False) as file:
-        return WeightFile("npz", {name: file[name] for name in file.files})
+        tensors = {name: file[name] for name in file.files}
+    # What does not begin as an array numpy gives as bytes.
+    if not all(isinstance(array, np.ndarray) and array.dtype.kind in "biuf" for array in tensors.values()):
+        raise DamagedFile("it has something else than arrays of numbers")
+    return WeightFile("npz", tensors)
 
 
 def _read_safetensors(path):
@@ -162,11 +167,18 @@ def _read_safetensors(path):
     order = json.loads(metadata.get("order", "[]"))
     if sorted(order) == sorted(tensors):  # the library sorts the names; how they were is in the metadata
         tensors = {name: tensors[name] for name in order}
+    return WeightFile("safetensors", tensors, _config_in(metadata))
+
+
+def _config_in(metadata):
+    """The config dict in the metadata of a .safetensors file, or None; any Exception if it is damaged."""
     config = json.loads(metadata["config"]) if metadata.get("config") else None
-    return WeightFile("safetensors", tensors, config)
+    if not isinstance(config, (dict, type(None))):
+        raise DamagedFile("its config is no dictionary")
+    return config
 
 
-def safetensors_config(path):
+def safetensors_config(path: str) -> dict[str, Any] | None:
     """The config dict in the metadata of a .safetensors file, or None; the tensors are not read.
 
     Raises:
@@ -174,8 +186,7 @@ def safetensors_config(path):
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-        return json.loads(metadata["config"]) if metadata.get("config") else None
+            return _config_in(file.metadata() or {})
     except Exception as error:  # garbled JSON raises almost anything
         raise WeightsError(f"the metadata of {path} is damaged ({error}); pass --config") from error
 
@@ -185,7 +196,7 @@ def _contiguous(tensors):
     return {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in tensors.items()}
 
 
-def write_pdparams(path, tensors):
+def write_pdparams(path: str, tensors: Mapping[str, np.ndarray]) -> None:
     """Write tensors as ``paddle.save`` would a state dict; ``paddle.load`` gives Paddle's tensors."""
     tensors = _contiguous(tensors)
     table = {name: name for name in tensors}  # without it paddle.load would leave the arrays as they are
@@ -193,7 +204,7 @@ def write_pdparams(path, tensors):
         pickle.dump({**tensors, PADDLE_NAME_TABLE: table}, file, protocol=4)
 
 
-def write_safetensors(path, tensors, config=None):
+def write_safetensors(path: str, tensors: Mapping[str, np.ndarray], config: dict[str, Any] | None = None) -> None:
     """Write tensors as ``.safetensors``, their order and the config (a plain dict) as JSON in the metadata."""
     metadata = {"order": json.dumps(list(tensors))}
     if config is not None:
@@ -202,13 +213,13 @@ def write_safetensors(path, tensors, config=None):
         save_file(_contiguous(tensors), temporary, metadata=metadata)
 
 
-def write_npz(path, tensors):
+def write_npz(path: str, tensors: Mapping[str, np.ndarray]) -> None:
     """Write tensors as numpy's ``.npz``, not compressed."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **_contiguous(tensors))
 
 
-def write_pth(path, tensors):
+def write_pth(path: str, tensors: Mapping[str, np.ndarray]) -> None:
     """Write tensors as PyTorch's zip file; ``torch.load(path, weights_only=True)`` gives an OrderedDict."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         torch_files.write_zip(file, _contiguous(tensors))

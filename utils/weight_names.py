@@ -7,6 +7,7 @@ All functions take a dict name -> ndarray and return a new one in the same order
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -15,7 +16,7 @@ COUNTER = "num_batches_tracked"  # of batches seen by a batch norm: the original
 ORIGINAL_FORMATS = ("pth", "npz", "detectron")  # names and layout in these files are the original's
 
 
-def is_counter(name):
+def is_counter(name: str) -> bool:
     """Whether a tensor is a batch norm's ``num_batches_tracked``."""
     return name.rpartition(".")[2] == COUNTER
 
@@ -30,7 +31,7 @@ def _other_layout(name, array):
     return array.T if array.ndim == 2 and name.endswith("weight") else array
 
 
-def ours(tensors, file_format):
+def ours(tensors: Mapping[str, np.ndarray], file_format: str) -> dict[str, np.ndarray]:
     """Tensors of a file of a whole network under our names.
 
     Args:
@@ -47,7 +48,7 @@ def ours(tensors, file_format):
     return renamed
 
 
-def originals(tensors):
+def originals(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Tensors under our names -> under the original's names and in its layout, as ``.pth`` and ``.npz`` have them.
 
     A batch norm without a counter gets one of 0 behind its variance, because PyTorch asks for it.
@@ -62,7 +63,7 @@ def originals(tensors):
     return renamed
 
 
-def without_leftovers(tensors, network):
+def without_leftovers(tensors: Mapping[str, np.ndarray], network: Collection[str]) -> dict[str, np.ndarray]:
     """Leave out what the original's loader drops: the backbone's old aliases and surplus P6/P7 layers (v1.0).
 
     Args:
@@ -93,7 +94,7 @@ def _earlier_port_name(name):
     if stem:
         return f"{stem[1] or ''}{'conv1' if stem[2] == 'conv' else 'bn1'}.{stem[3]}"
     block = re.fullmatch(
-        r"(backbone\.)?res([2-5])\.res\2([a-z]|b\d+)\.(short|branch2[abc])\.(conv|norm)\.(\w+)", name)
+        r"(backbone\.)?res([2-5])\.res\2([a-z]|b\d{1,3})\.(short|branch2[abc])\.(conv|norm)\.(\w+)", name)
     if not block:
         return name
     prefix, stage, label, branch, kind, leaf = block.groups()
@@ -128,7 +129,7 @@ def _detectron_name(name):
 
 def _vgg_name(name, stage_lengths):
     """Our name for one of VGG-16 (``features.`` may stand before it): its number counts the modules of all stages."""
-    match = re.fullmatch(r"(?:features\.)?(\d+)\.(weight|bias)", name)
+    match = re.fullmatch(r"(?:features\.)?(\d{1,3})\.(weight|bias)", name)
     if not match:
         return name
     index = int(match[1])
@@ -139,7 +140,7 @@ def _vgg_name(name, stage_lengths):
     return name
 
 
-def backbones(tensors, stage_lengths=()):
+def backbones(tensors: Mapping[str, np.ndarray], stage_lengths: Sequence[int] = ()) -> dict[str, np.ndarray]:
     """Tensors of a backbone alone, under our names without ``backbone.``.
 
     Args:
@@ -158,7 +159,7 @@ def backbones(tensors, stage_lengths=()):
             for name, array in tensors.items()}
 
 
-def original_backbones(tensors, stage_lengths=()):
+def original_backbones(tensors: Mapping[str, np.ndarray], stage_lengths: Sequence[int] = ()) -> dict[str, np.ndarray]:
     """The inverse of ``backbones``: what the original loads as a backbone. torchvision's ``layer1`` for a ResNet, a
     count of modules for VGG-16, and DarkNet's as they are.
 
@@ -166,7 +167,7 @@ def original_backbones(tensors, stage_lengths=()):
         tensors: of a backbone alone, under our names.
     """
     def rename(name):
-        block = re.match(r"layers\.(\d+)\.", name)
+        block = re.match(r"layers\.(\d{1,3})\.", name)
         if block is None or "_preconv.0.weight" in tensors:
             return name
         stage, rest = int(block[1]), name[block.end():]

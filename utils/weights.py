@@ -5,9 +5,12 @@ state dict, except that Paddle calls the statistics of a batch norm ``_mean`` an
 """
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable
 
 import numpy as np
 
@@ -25,13 +28,13 @@ from utils.weight_files import (
 )
 
 __all__ = [
-    "Report", "WeightsError", "as_float32", "backbone_fits", "backbone_misfit", "backbone_weights", "compare",
+    "LoadReport", "WeightsError", "as_float32", "backbone_fits", "backbone_misfit", "backbone_weights", "compare",
     "compare_backbone", "count_classes", "load_backbone", "load_weights", "misfit", "read_weights", "save_npz",
     "save_pdparams", "save_pth", "save_safetensors", "saved_config", "unpickle_arrays"]
 
 
 @dataclasses.dataclass
-class Report:
+class LoadReport:
     """What loading did.
 
     Attributes:
@@ -43,42 +46,32 @@ class Report:
         dropped: names of the file that stand for tensors it also has under current names, or that nothing uses.
     """
 
-    loaded: list
-    skipped: list
-    missing: list
-    unused: list
-    new: list = dataclasses.field(default_factory=list)
-    dropped: list = dataclasses.field(default_factory=list)
+    loaded: list[str]
+    skipped: list[tuple[str, tuple, tuple]]
+    missing: list[str]
+    unused: list[str]
+    new: list[str] = dataclasses.field(default_factory=list)
+    dropped: list[str] = dataclasses.field(default_factory=list)
 
-    def summary(self):
-        """One readable paragraph; every skipped tensor is listed."""
-        return "\n".join([self._counts(), *self._skipped_lines(), *_listed("missing", self.missing)])
-
-    def table(self):
+    def table(self) -> str:
         """How many tensors of each part of the network were set, then every tensor that was not, aligned."""
         skipped = [name for name, _, _ in self.skipped]
-        used, total = {}, {}
-        for name in [*self.loaded, *skipped, *self.missing, *self.new]:
-            total[_part(name)] = total.get(_part(name), 0) + 1
-        for name in self.loaded:
-            used[_part(name)] = used.get(_part(name), 0) + 1
+        total = collections.Counter(map(_part, [*self.loaded, *skipped, *self.missing, *self.new]))
+        used = collections.Counter(map(_part, self.loaded))
         width = max(map(len, [*total, "part"]))
         lines = [self._counts(), f"  {'part':{width}}  used    of"]
-        lines += [f"  {part:{width}}  {used.get(part, 0):4d}  {count:4d}" for part, count in sorted(total.items())]
-        lines += self._skipped_lines()
+        lines += [f"  {part:{width}}  {used[part]:4d}  {count:4d}" for part, count in sorted(total.items())]
+        lines += [f"  skipped {name}: {list(theirs)} in the file, {list(ours)} in the network"
+                  for name, theirs, ours in self.skipped]
         lines += _listed("missing", self.missing) + _listed("new    ", self.new) + _listed("unused ", self.unused)
-        lines += [f"  dropped {len(self.dropped)} leftovers of version 1.0, such as {self.dropped[0]}"
-                  ] if self.dropped else []
+        if self.dropped:
+            lines.append(f"  dropped {len(self.dropped)} leftovers of version 1.0, such as {self.dropped[0]}")
         return "\n".join(lines)
 
     def _counts(self):
         new = f", {len(self.new)} new" if self.new else ""
         return (f"{len(self.loaded)} tensors loaded, {len(self.skipped)} of another shape skipped, "
                 f"{len(self.missing)} missing in the file{new}, {len(self.unused)} in the file unused")
-
-    def _skipped_lines(self):
-        return [f"  skipped {name}: {list(theirs)} in the file, {list(ours)} in the network"
-                for name, theirs, ours in self.skipped]
 
 
 def _listed(word, names, most=10):
@@ -94,7 +87,7 @@ def _part(name):
     return ".".join(words[:length + (words[length - 1] == "layers")])
 
 
-def read_weights(path):
+def read_weights(path: str) -> dict[str, np.ndarray]:
     """Tensors of a weights file under the network's names.
 
     Args:
@@ -113,13 +106,17 @@ def read_weights(path):
     return weights
 
 
-def as_float32(array):
+def as_float32(array: np.ndarray) -> np.ndarray:
     """The array, as float32 if it holds numbers of another precision."""
     return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
 
 
-def saved_config(path):
-    """Config dict saved with the weights (safetensors metadata, or the ``.json`` beside them), or None."""
+def saved_config(path: str) -> dict[str, Any] | None:
+    """Config dict saved with the weights (safetensors metadata, or the ``.json`` beside them), or None.
+
+    Raises:
+        WeightsError: the file, its metadata or the ``.json`` is damaged.
+    """
     if os.path.exists(path) and tell_container(path) == "safetensors":
         config = safetensors_config(path)
         if config is not None:  # before a .json, which may be of a training's checkpoint of the same name
@@ -129,13 +126,14 @@ def saved_config(path):
         try:
             with open(beside, encoding="utf-8") as file:
                 content = json.load(file)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise WeightsError(f"{beside} is damaged ({error}); remove it and pass --config") from error
-        return content.get("config") if isinstance(content, dict) else None
+        config = content.get("config") if isinstance(content, dict) else None
+        return config if isinstance(config, dict) else None
     return None
 
 
-def count_classes(shapes):
+def count_classes(shapes: Mapping[str, Sequence[int]]) -> int | None:
     """Number of classes without background that a network's tensors were made for, or None.
 
     Args:
@@ -144,14 +142,15 @@ def count_classes(shapes):
     for name, shape in shapes.items():
         if name.endswith("conf_layer.bias"):
             boxes = shapes.get(name.replace("conf_layer", "bbox_layer"))
-            if boxes and boxes[0] >= 4:
+            if shape and boxes and boxes[0] >= 4:
                 return int(shape[0]) // (int(boxes[0]) // 4) - 1
     segmentation = shapes.get("semantic_seg_conv.weight")
     return int(segmentation[0]) if segmentation else None
 
 
-def compare(network, weights, is_new=lambda name: False):
-    """What of the weights fits a network: a Report of what loading them would do, leftovers of v1.0 left out.
+def compare(network: Mapping[str, Any], weights: Mapping[str, np.ndarray],
+            is_new: Callable[[str], bool] = lambda name: False) -> LoadReport:
+    """What of the weights fits a network: a LoadReport of what loading them would do, leftovers of v1.0 left out.
 
     Args:
         network: dict name -> anything with a shape. weights: dict name -> ndarray.
@@ -163,7 +162,7 @@ def compare(network, weights, is_new=lambda name: False):
     ours = {name: tuple(tensor.shape) for name, tensor in network.items()}
     theirs = {name: tuple(array.shape) for name, array in weights.items()}
     lacking = [name for name in ours if name not in theirs]
-    return Report(
+    return LoadReport(
         loaded=[name for name in ours if theirs.get(name) == ours[name]],
         skipped=[(name, theirs[name], ours[name]) for name in ours
                  if name in theirs and theirs[name] != ours[name]],
@@ -173,7 +172,7 @@ def compare(network, weights, is_new=lambda name: False):
         dropped=dropped)
 
 
-def misfit(report, network, weights):
+def misfit(report: LoadReport, network: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> str:
     """The sentence for weights that do not fit a network, both as `compare` takes them."""
     theirs, ours = ({name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (weights, network))
     counts = count_classes(theirs), count_classes(ours)
@@ -199,7 +198,7 @@ def _fill(state, weights, names):
         state[name].set_value(array.astype(str(state[name].numpy().dtype), copy=False))
 
 
-def load_weights(net, weights, strict=True):
+def load_weights(net: Any, weights: Mapping[str, np.ndarray], strict: bool = True) -> LoadReport:
     """Set a network's parameters and statistics.
 
     Args:
@@ -208,7 +207,7 @@ def load_weights(net, weights, strict=True):
         strict: True raises unless names and shapes agree exactly; the network is then left unchanged.
             False sets what fits.
     Returns:
-        Report.
+        LoadReport.
     Raises:
         WeightsError: with both class counts when those differ; without ``strict`` only if nothing fits.
     """
@@ -220,17 +219,17 @@ def load_weights(net, weights, strict=True):
     return report
 
 
-def backbone_weights(backbone, weights):
+def backbone_weights(backbone: Any, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Weights under our names -> those of a backbone alone, without ``backbone.`` (weight_names.backbones)."""
     return weight_names.backbones(weights, [len(stage) for stage in getattr(backbone, "layers", ())])
 
 
-def compare_backbone(backbone, weights):
+def compare_backbone(backbone: Any, weights: Mapping[str, np.ndarray]) -> LoadReport:
     """`compare` for a backbone; what its ``is_new`` names, ImageNet weights do not have."""
     return compare(backbone.state_dict(), weights, getattr(backbone, "is_new", lambda name: False))
 
 
-def load_backbone(backbone, path):
+def load_backbone(backbone: Any, path: str) -> LoadReport:
     """Fill a backbone from a file of a whole network or of a classification network.
 
     Names may be any that ``weight_names.backbones`` knows; a classifier is not used. What the file's kind of network
@@ -238,7 +237,7 @@ def load_backbone(backbone, path):
     values; of everything else all is set or nothing.
 
     Returns:
-        Report.
+        LoadReport.
     Raises:
         WeightsError: when the file does not fill every other tensor of the backbone.
     """
@@ -255,12 +254,12 @@ def _surplus(report):
     return [name for name in report.unused if name.startswith("layers.")]
 
 
-def backbone_fits(report):
+def backbone_fits(report: LoadReport) -> bool:
     """Whether a report of `compare_backbone` is of the same backbone; a classifier in the file does not matter."""
     return not (report.missing or report.skipped or _surplus(report))
 
 
-def backbone_misfit(report):
+def backbone_misfit(report: LoadReport) -> str:
     """What a sentence says about a file of which `backbone_fits` is not true."""
     misfits = [name for name, _, _ in report.skipped] + report.missing
     total = len(report.loaded) + len(misfits) + len(report.new)
@@ -275,12 +274,13 @@ def backbone_misfit(report):
     return f"does not fit the backbone: {' and '.join(parts)}"
 
 
-def save_pdparams(path, weights):
+def save_pdparams(path: str, weights: Mapping[str, np.ndarray]) -> None:
     """Write weights as ``.pdparams`` under our names, atomically; ``paddle.load`` reads it."""
     write_pdparams(path, weights)
 
 
-def save_safetensors(path, weights, config, half=False):
+def save_safetensors(path: str, weights: Mapping[str, np.ndarray], config: dict[str, Any] | None,
+                     half: bool = False) -> None:
     """Write weights and config as one ``.safetensors`` file, atomically.
 
     Args:
@@ -293,11 +293,11 @@ def save_safetensors(path, weights, config, half=False):
                              for name, array in weights.items()}, config)
 
 
-def save_npz(path, weights):
+def save_npz(path: str, weights: Mapping[str, np.ndarray]) -> None:
     """Write weights as ``.npz`` under the original's names and in its layout, atomically."""
     write_npz(path, weight_names.originals(weights))
 
 
-def save_pth(path, weights):
+def save_pth(path: str, weights: Mapping[str, np.ndarray]) -> None:
     """Write weights as PyTorch's ``.pth`` under the original's names and in its layout, atomically."""
     write_pth(path, weight_names.originals(weights))

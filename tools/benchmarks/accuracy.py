@@ -23,7 +23,8 @@ def measure_accuracy(predictors: dict[Engine, Predictor]) -> dict[str, dict[str,
     dataset = load_validation_set()
     if not dataset.has_gt:
         raise UserError(f"--accuracy: {dataset.info_file} has no annotations; correct dataset.valid_info")
-    order, figures = image_order(dataset.ids), {}
+    order = image_order(dataset.ids)
+    figures: dict[str, dict[str, float]] = {}
     for engine, predictor in predictors.items():
         give_threads(predictor)
         results = CocoResults(dataset.label_map)

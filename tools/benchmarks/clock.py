@@ -12,8 +12,11 @@ import paddle
 SETTLE = 0.25  # seconds
 
 
-class Stopwatch:
+class PartTimer:
     """Seconds by name, each without those of the parts measured inside it.
+
+    Args:
+        synchronize: called before the time is read, so that work on a GPU has ended.
 
     Attributes:
         seconds: {name: seconds since the last `take`}.
@@ -47,8 +50,8 @@ class Stopwatch:
     @contextlib.contextmanager
     def watching(self, functions: Sequence[tuple[str, Any, str]]) -> Iterator[None]:
         """Count calls of (name, module, function name) that go through the module's names, until the end."""
-        def watched(name, function):
-            def call(*args, **kwargs):
+        def watched(name: str, function: Callable) -> Callable:
+            def call(*args: Any, **kwargs: Any) -> Any:
                 with self.part(name):
                     return function(*args, **kwargs)
             return call

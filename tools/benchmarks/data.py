@@ -7,8 +7,9 @@ import multiprocessing
 import os
 import resource
 import sys
-import time
+from collections import Counter
 from collections.abc import Sequence
+from multiprocessing.connection import Connection
 from typing import Any
 
 # Before paddle: this sets what paddle reads at its import.
@@ -19,21 +20,22 @@ import cv2
 import numpy as np
 
 import data.coco
+import data.images
 import utils.augmentations
 from data.coco import COCODetection
 from data.config import MEANS, STD, ConfigError, cfg
 from data.images import DatasetError
-from tools.benchmarks.clock import Stopwatch, summary
+from tools.benchmarks.clock import PartTimer, summary
 from utils.augmentations import build_augmentation
 from utils.loader import sample_random_state
 
 USER_ERRORS = (UserError, ConfigError, DatasetError, OSError)
-DATA_PASSES = 3
+WARM_UP, DATA_PASSES = 8, 3  # samples that are not counted; passes over as many as --samples
 MIB = 2.0 ** 20
 # Functions whose time is told apart, by the name they are called by in a module; one that is not there is left out.
 DATA_FUNCTIONS = (
-    ("read and decode the picture", data.coco, "read_image"), ("polygons to RLE", data.coco, "to_rle"),
-    ("masks from RLE", data.coco, "decode_rle"), ("masks from RLE", data.images, "decode_rle"),
+    ("read and decode the picture", data.coco, "read_image"), ("polygons to RLE", data.images, "to_rle"),
+    ("masks from RLE", data.images, "decode_rle"),
     ("colour", utils.augmentations, "distort"), ("geometry", utils.augmentations, "place_planes"),
     ("geometry", utils.augmentations, "place_boxes"), ("evaluation resize", utils.augmentations, "base_transform"),
     ("masks stacked", utils.augmentations, "stack_masks"))
@@ -69,7 +71,8 @@ def made_up_polygon(rng: np.random.RandomState, height: int, width: int) -> np.n
 def make_up_data(folder: str, class_names: Sequence[str], scale: float = 1.0) -> str:
     """Write JPEGs of COCO's size times `scale` and number of objects, and annotations; returns the annotation file."""
     rng = np.random.RandomState(0)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id in range(1, MADE_UP_PICTURES + 1):
         height, width = (round(side * scale) for side in MADE_UP_SIZES[image_id % len(MADE_UP_SIZES)])
         name = f"{image_id}.jpg"
@@ -110,7 +113,7 @@ def open_datasets(args: argparse.Namespace, folder: str) -> tuple[COCODetection,
         files = {True: (dataset.train_images, dataset.train_info), False: (dataset.valid_images, dataset.valid_info)}
         name, label_map = dataset.name, dataset.label_map
 
-    def load(is_training):
+    def load(is_training: bool) -> COCODetection:
         transform = build_augmentation(cfg, MEANS, STD, training=is_training)
         return COCODetection(*files[is_training], transform, dataset.class_names, label_map, name=name,
                              training=is_training)
@@ -119,33 +122,31 @@ def open_datasets(args: argparse.Namespace, folder: str) -> tuple[COCODetection,
     return load(True), load(False) if has_valid else None
 
 
-def time_samples(dataset: COCODetection, count: int, epoch: int, stopwatch: Stopwatch | None = None) -> list:
-    """Make `count` samples; seconds of each or, with a stopwatch, its {part: seconds}."""
+def time_samples(dataset: COCODetection, count: int, epoch: int, timer: PartTimer) -> list[dict[str, float]]:
+    """Make `count` samples; {part: seconds} of each, of the parts that the timer watches and "the rest"."""
     records = []
     for number in range(count):
         index = number % len(dataset)
-        start = time.perf_counter()
-        if stopwatch is None:
+        with timer.part("the rest"):
             dataset.sample(index, sample_random_state(0, epoch, index))
-            records.append(time.perf_counter() - start)
-        else:
-            with stopwatch.part("the rest"):
-                dataset.sample(index, sample_random_state(0, epoch, index))
-            records.append(stopwatch.take())
+        records.append(timer.take())
     return records
 
 
 def measure_samples(dataset: COCODetection, count: int) -> dict[str, Any]:
     """Samples per second (the median of some passes), milliseconds a sample, and by part."""
-    time_samples(dataset, min(count, 8), 0)
-    passes = [time_samples(dataset, count, epoch) for epoch in range(DATA_PASSES)]
-    stopwatch = Stopwatch()
-    with stopwatch.watching(DATA_FUNCTIONS):
-        parts = time_samples(dataset, count, 0, stopwatch)
-    mean = {name: sum(record.get(name, 0.0) for record in parts) * 1e3 / count
-            for name in dict.fromkeys(name for record in parts for name in record)}
-    return {"samples_per_second": float(np.median([count / sum(seconds) for seconds in passes])),
-            **summary(sum(passes, [])), "mean_ms_of_parts": dict(sorted(mean.items(), key=lambda item: -item[1]))}
+    timer = PartTimer()
+    time_samples(dataset, min(count, WARM_UP), 0, timer)
+    # Without a look at the parts a sample's time is that of "the rest".
+    passes = np.array([[record["the rest"] for record in time_samples(dataset, count, epoch, timer)]
+                       for epoch in range(DATA_PASSES)])
+    with timer.watching(DATA_FUNCTIONS):
+        records = time_samples(dataset, count, 0, timer)
+    mean_ms: Counter[str] = Counter()
+    for record in records:
+        mean_ms.update({part: seconds * 1e3 / count for part, seconds in record.items()})
+    return {"samples_per_second": float(np.median(count / passes.sum(axis=1))), **summary(passes.ravel().tolist()),
+            "mean_ms_of_parts": dict(mean_ms.most_common())}
 
 
 def measure_data(datasets: Sequence[COCODetection | None], count: int) -> dict[str, Any]:
@@ -157,10 +158,10 @@ def measure_data(datasets: Sequence[COCODetection | None], count: int) -> dict[s
     return {**figures, "memory": {"at_start_mib": before, "peak_mib": resident_mib(peak=True)}}
 
 
-def _send_data_figures(connection, *arguments):
+def _send_data_figures(connection: Connection, datasets: Sequence[COCODetection | None], count: int) -> None:
     """Body of the worker process of --data: the figures, or a text that says what was wrong."""
     try:
-        connection.send((measure_data(*arguments), None))
+        connection.send((measure_data(datasets, count), None))
     except USER_ERRORS as error:
         connection.send((None, str(error)))
 
@@ -168,7 +169,7 @@ def _send_data_figures(connection, *arguments):
 def measure_data_in_worker(datasets: Sequence[COCODetection | None], count: int) -> dict[str, Any]:
     """`measure_data` in a process of its own, made as the loader makes its workers."""
     methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
+    context: Any = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
     ours, theirs = context.Pipe(duplex=False)
     worker = context.Process(target=_send_data_figures, args=(theirs, datasets, count))
     worker.start()

@@ -22,7 +22,8 @@ from utils.overlap import Behind
 from utils.predictor import Predictor, as_image, load_predictor
 from utils.stopwatch import Stopwatch, time_picture
 
-AS_EVALUATED = {"score_threshold": 0.0, "top_k": None, "one_score": False}  # all that COCO's metrics count
+# All that COCO's metrics count.
+AS_EVALUATED: Any = {"score_threshold": 0.0, "top_k": None, "one_score": False}
 PASSES = 2  # over all pictures, for the overlapped figures
 
 
@@ -89,7 +90,8 @@ def load_engines(engines: Sequence[Engine], weights: str, config: dict[str, Any]
         UserError: an engine cannot be loaded.
     """
     load = functools.partial(load_predictor, weights, config, cuda=cuda, **AS_EVALUATED)
-    loaded, left_out = {}, []
+    loaded: dict[Engine, tuple[Predictor, Predictor]] = {}
+    left_out = []
     for engine in tqdm(list(dict.fromkeys([EAGER, *engines])), desc="Loading", unit="engine", disable=None):
         try:
             many = load(backend=engine.backend, precision=engine.precision, streams=None)

@@ -75,14 +75,14 @@ def measure_inference(loaded: dict[Engine, tuple[Predictor, Predictor]], paths: 
     """
     rounds = measure_rounds({engine: single for engine, (single, _) in loaded.items()}, paths)
     passes = measure_overlapped({engine: many for engine, (_, many) in loaded.items()}, paths)
-    figures = {}
+    figures: dict[Engine, dict[str, Any]] = {}
     for engine in loaded:
         there = engine.backend == "paddle" or not on_gpu
         ceiling = ceilings.get(engine.precision, {}).get("gflops") if there else None
         figures[engine] = {"backend": f"{version_of(engine.backend)}, {engine.precision}",
                            **engine_figures(rounds[engine], rounds[EAGER], passes[engine], gflop, ceiling),
                            "agreement": agreement(passes[EAGER]["found"], passes[engine]["found"])}
-    fastest = {}
+    fastest: dict[str, Engine] = {}
     for engine in sorted(loaded, key=lambda engine: -figures[engine]["picture"]["fps"]):
         fastest.setdefault(engine.precision, engine)
     return {"engines": {str(engine): figures[engine] for engine in loaded},
@@ -121,9 +121,10 @@ def run_inference(args: argparse.Namespace, weights: str | None, folder: str, de
     loaded, failed = load_engines(engines, weights, cfg.to_dict(), args.cuda, must=args.backends is not None)
     single = loaded[EAGER][0]
     gflop = network_gflop(weights, cfg, single.transform(as_image(paths[0])))
-    figures = {"weights": args.trained_model or "random", "pictures": name, "count": len(paths),
-               "processor": processor(), "threads": threads, "ceilings": ceilings, "left_out": left_out + failed,
-               "gflop": gflop, "goals": {**tables.GOALS, "of_bare_network": tables.OVERLAPPED_GOAL}}
+    figures: dict[str, Any] = {
+        "weights": args.trained_model or "random", "pictures": name, "count": len(paths),
+        "processor": processor(), "threads": threads, "ceilings": ceilings, "left_out": left_out + failed,
+        "gflop": gflop, "goals": {**tables.GOALS, "of_bare_network": tables.OVERLAPPED_GOAL}}
     print(tables.machine_report(figures), flush=True)
     figures.update(measure_inference(loaded, paths, gflop, ceilings, device == "gpu"))
     print(tables.engines_report(figures["engines"], len(paths)), flush=True)

@@ -59,7 +59,8 @@ def measure_ceilings(on_gpu: bool, precisions: Sequence[str], threads: int) -> d
     Returns: {precision: {"gflops": 1e9 multiplications and additions a second, "library": the fastest one,
         "of_libraries": {library: gflops}}}.
     """
-    synchronize, best, side = synchronizer(), {}, GPU_SIDE if on_gpu else SIDE
+    synchronize, side = synchronizer(), GPU_SIDE if on_gpu else SIDE
+    best: dict[tuple[str, str], float] = {}
     contenders = products(on_gpu, precisions, threads, side)
     for key, product in [*contenders.items()] * ROUNDS:  # in turn, so that other programs slow them alike
         settle()

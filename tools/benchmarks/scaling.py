@@ -106,7 +106,7 @@ class MemoryWatch:
         peaks: {stage: MiB}.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.peaks: dict[str, float] = {}
         self._before = 0
 
@@ -154,7 +154,7 @@ def measure_scaling(predictor: Predictor, config: Any, folder: str) -> dict[str,
     """
     with paddle.no_grad():
         example = predictor.network(np.zeros((1, 3, config.max_size, config.max_size), np.float32))
-    points = [("objects", value, value, MEGAPIXEL) for value in COUNTS]
+    points: list[tuple[str, float, int, float]] = [("objects", value, value, MEGAPIXEL) for value in COUNTS]
     points += [("megapixels", value, COUNT, value) for value in MEGAPIXELS]
     work = [(axis, str(value), StandIn(predictor, made_up_outputs(example, count), config, count),
              write_picture(folder, size), Stopwatch(synchronizer())) for axis, value, count, size in points]

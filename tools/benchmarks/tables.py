@@ -2,13 +2,16 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tools.benchmarks.agreement import AT_ALL, SAME_MASK, SAME_SCORE
 from tools.benchmarks.engines import EAGER
 from tools.benchmarks.scaling import COUNT, MEGAPIXEL
 from tools.benchmarks.versus import THEIRS
-from utils.files import atomic_path
+from utils.charts import INK, LINE_COLORS, new_figure, save_figure, style_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 AROUND = "all but the network"
 GOALS = {"detection": 4.0, "masks": 10.0, AROUND: 20.0}  # milliseconds a picture
@@ -17,10 +20,7 @@ OVERLAPPED_GOAL = 0.9  # of the bare network's FPS
 AXES = {"objects": ("objects found", f"picture of {MEGAPIXEL} megapixels"),
         "megapixels": ("megapixels of the picture", f"{COUNT} objects found")}
 MEASURES = {"median_ms": "milliseconds", "peak_mib": "MiB of arrays at most"}
-STAGE_COLORS = {"load": "#1d4e89", "transform": "#00838f", "detection": "#c8553d", "masks": "#2a9d52",
-                "encode": "#8348c4"}
-INK, PALE_INK, GRID = "#1c2733", "#4a5560", "#e3e7eb"
-SIZE, DPI = (11.0, 4.8), 130  # of a picture: inches, dots an inch
+STAGE_COLORS = dict(zip(("load", "detection", "masks", "encode", "transform"), LINE_COLORS))
 LEAST = 0.05  # milliseconds or MiB that are drawn
 LABEL_GAP = 0.043  # of the axis: the least between two labels
 # Columns of the table of engines: its two headings, width, where the figure stands, how it is written.
@@ -139,28 +139,21 @@ def plot_scaling(figures: dict[str, dict[str, Any]], folder: str) -> list[str]:
     Args:
         figures: of tools.benchmarks.scaling.measure_scaling. folder: is made if it is missing.
     """
-    # Here, because importing matplotlib takes time that nobody needs without --plots.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     paths = []
     for axis, points in figures.items():
         heading, still = AXES[axis]
-        figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = new_figure(11.0, 4.8, dpi=130)
         figure.suptitle(f"Cost of a picture around the network, by {heading}", fontsize=13, fontweight="bold",
                         color=INK)
         for axes, (key, measure) in zip(figure.subplots(1, 2), MEASURES.items()):
             _plot(axes, points, key)
-            axes.set_title(f"{measure} ({still})", loc="left", fontsize=10.5, color=INK)
-            axes.set_xlabel(heading, fontsize=9.5, color=PALE_INK)
+            style_axes(axes, f"{measure} ({still})", heading)
         paths.append(os.path.join(folder, f"scaling_{axis}.png"))
-        with atomic_path(paths[-1]) as temporary:
-            figure.savefig(temporary, format="png")
+        save_figure(figure, paths[-1])
     return paths
 
 
-def _plot(axes, points: dict[str, Any], key: str) -> None:
+def _plot(axes: Axes, points: dict[str, Any], key: str) -> None:
     """A line for each stage over the numbers of an axis, both logarithmic, with its name at its end."""
     from matplotlib.ticker import LogLocator
 
@@ -180,20 +173,13 @@ def _plot(axes, points: dict[str, Any], key: str) -> None:
     axes.yaxis.minorticks_off()
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlim(numbers[0] * 0.88, numbers[-1] * 1.12)
-    axes.tick_params(labelsize=9, colors=PALE_INK)
-    axes.grid(True, color=GRID, linewidth=0.7)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("bottom", "left"):
-        axes.spines[side].set_color("#b5bec7")
     _label_ends(axes, ends)
 
 
-def _label_ends(axes, ends: dict[str, float]) -> None:
+def _label_ends(axes: Axes, ends: dict[str, float]) -> None:
     """Names of the stages beyond the ends of their lines, moved apart where the ends are close together."""
-    heights = {}
-    for stage in sorted(ends, key=ends.get):
+    heights: dict[str, float] = {}
+    for stage in sorted(ends, key=lambda stage: ends[stage]):
         height = axes.transAxes.inverted().transform(axes.transData.transform((1, ends[stage])))[1]
         heights[stage] = max(height, max(heights.values(), default=-1) + LABEL_GAP)
     for stage, height in heights.items():

@@ -13,14 +13,16 @@ import numpy as np
 import paddle
 
 import layers.multibox_loss
+from data.coco import Batch
 from data.config import cfg
-from tools.benchmarks.clock import Stopwatch, summaries, synchronizer
+from tools.benchmarks.clock import PartTimer, summaries, synchronizer
+from utils.update import SMALLEST_BN_BATCH
 from yolact import Yolact
 
+Outputs = dict[str, paddle.Tensor]
 GOAL = 1.10  # whole iteration / bare network
 LOSS_BACKWARD = "backward to the network's outputs"
 WARM_UP = 2  # iterations that are not counted
-SMALLEST_BN_BATCH = 6  # of train.py
 # Functions whose time is told apart, by the name they are called by in a module; one that is not there is left out.
 LOSS_FUNCTIONS = (
     ("matching", "match"), ("class", "ohem_conf_loss"), ("boxes", "box_loss"), ("masks, assembled", "assemble_masks"),
@@ -44,27 +46,26 @@ class Iterations:
         learnt = [parameter for parameter in self.net.parameters() if not parameter.stop_gradient]
         self.optimizer = paddle.optimizer.Momentum(cfg.lr, cfg.momentum, learnt, weight_decay=cfg.decay)
         self.criterion = layers.multibox_loss.criteria(cfg, self.net.maskiou_net)[0][1]
-        self.synchronize = synchronizer()
-        self.stopwatch = Stopwatch(self.synchronize)
+        self.timer = PartTimer(synchronizer())
         functions = [(name, layers.multibox_loss, function) for name, function in LOSS_FUNCTIONS]
-        self.watching = lambda: self.stopwatch.watching(functions)
+        self.watching = lambda: self.timer.watching(functions)
         with self.watching():  # what a criterion binds when it is made is watched as well
             self.watched_criterion = layers.multibox_loss.criteria(cfg, self.net.maskiou_net)[0][1]
 
-    def bare(self, batch) -> dict[str, float]:
+    def bare(self, batch: Batch) -> dict[str, float]:
         """Forward and backward of the network alone, from pictures on the device to gradients; seconds."""
         images = paddle.to_tensor(batch.images)
-        with self.stopwatch.part("forward"):
+        with self.timer.part("forward"):
             out = self.net(images)
-        with self.stopwatch.part("backward"):
+        with self.timer.part("backward"):
             sum(value.sum() for value in out.values() if not value.stop_gradient).backward()
         self.optimizer.clear_grad()
-        seconds = self.stopwatch.take()
+        seconds = self.timer.take()
         return {"bare network": sum(seconds.values()), **seconds}
 
-    def whole(self, stream: Iterator) -> tuple[Any, dict, dict[str, float]]:
+    def whole(self, stream: Iterator) -> tuple[Batch, Outputs, dict[str, float]]:
         """One iteration as train.py makes it; returns the batch, the network's outputs and seconds."""
-        part = self.stopwatch.part
+        part = self.timer.part
         start = time.perf_counter()
         with part("waiting for data"):
             batch = next(stream)[2]
@@ -83,26 +84,28 @@ class Iterations:
             self.optimizer.step()
             self.optimizer.clear_grad()
         seconds = time.perf_counter() - start
-        return batch, out, {"whole iteration": seconds, **self.stopwatch.take()}
+        return batch, out, {"whole iteration": seconds, **self.timer.take()}
 
-    def loss_alone(self, batch, out: dict) -> dict[str, float]:
+    def loss_alone(self, batch: Batch, out: Outputs) -> dict[str, float]:
         """The loss on outputs that are there already, and its way back to them; seconds by function."""
         copies = {name: value.detach() for name, value in out.items()}
         for name, value in out.items():
             copies[name].stop_gradient = value.stop_gradient
         with self.watching():
-            with self.stopwatch.part("the rest, forward"):
+            with self.timer.part("the rest, forward"):
                 losses = self.watched_criterion(copies, batch.samples)
                 total = sum(losses.values())
-            with self.stopwatch.part(LOSS_BACKWARD):
+            with self.timer.part(LOSS_BACKWARD):
                 total.backward()
         self.optimizer.clear_grad()
-        return self.stopwatch.take()
+        return self.timer.take()
 
 
 def measure_training(iterations: Iterations, stream: Iterator, count: int) -> dict[str, Any]:
     """Bare and whole iterations in turn, each of them first every other time; the first few do not count."""
-    bare, whole, alone = [], [], []
+    bare: list[dict[str, float]] = []
+    whole: list[dict[str, float]] = []
+    alone: list[dict[str, float]] = []
     batch = next(stream)[2]
     for number in range(WARM_UP + count):
         if number % 2:
@@ -113,9 +116,9 @@ def measure_training(iterations: Iterations, stream: Iterator, count: int) -> di
         del out  # else two networks' activations would be held at once
         if not number % 2:
             bare.append(iterations.bare(batch))
-    bare, whole, alone = bare[WARM_UP:], whole[WARM_UP:], alone[WARM_UP:]
-    figures = {"bare": summaries(bare), "whole": summaries(whole), "loss_alone": summaries(alone), "goal": GOAL,
-               "peak_memory_gib": peak_memory_gib()}
+    figures: dict[str, Any] = {
+        "bare": summaries(bare[WARM_UP:]), "whole": summaries(whole[WARM_UP:]),
+        "loss_alone": summaries(alone[WARM_UP:]), "goal": GOAL, "peak_memory_gib": peak_memory_gib()}
     unit = figures["bare"]["bare network"]["median_ms"]
     around = [figures["whole"][name]["median_ms"] for name in ("waiting for data", "loss", "update")]
     around.append(figures["loss_alone"][LOSS_BACKWARD]["median_ms"])

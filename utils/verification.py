@@ -1,4 +1,4 @@
-"""Is an exported network the network? Both are run on a picture, and what differs too much is refused.
+"""Is an exported network the network? Both are run on one picture, and what differs too much is refused.
 
 Engines have computed wrong results without saying so, so that none is trusted before this.
 """
@@ -6,27 +6,30 @@ from __future__ import annotations
 
 import contextlib
 import os
+from typing import Any, Callable
 
 import cv2
 import numpy as np
 import paddle
 
-from data.config import MEANS, STD
+from data.config import MEANS, STD, Config
 from data.images import DatasetError, read_image
 from layers.output_utils import assemble_masks
 from utils.augmentations import base_transform
-from utils.engines import first_line
+from utils.engines import telling_line
 from utils.exported import MASKIOU_NET, NETWORK, load_exported
 from utils.in_out import SUFFIXES
 from utils.runtime import UserError
 
 # `relative_difference`; measured were up to 8e-6, and up to 0.05 with the 8 bits of bf16.
 TOLERANCES = {"fp32": 1e-4, "bf16": 0.1}
-NUM_MASKS = 5  # for the comparison of the mask IoU net
+NUM_MASKS = 5  # that the mask IoU net is run on
+
+Cases = dict[str, tuple[np.ndarray, dict[str, paddle.Tensor]]]
 
 
-def comparison_picture(path, folder):
-    """The picture to compare on.
+def verification_picture(path: str | None, folder: str) -> tuple[str, np.ndarray]:
+    """The picture to run both on.
 
     Args:
         path: of --image, or None. folder: of the validation set's pictures, which may not be there.
@@ -44,22 +47,27 @@ def comparison_picture(path, folder):
     return "a drawn picture", drawn_picture()
 
 
-def drawn_picture(height=480, width=640):
-    """Shapes on a cloudy ground, the same every time: uint8 [height, width, 3] BGR."""
+def drawn_picture() -> np.ndarray:
+    """Shapes on a cloudy ground, the same every time: uint8 [480, 640, 3] BGR."""
     rng = np.random.RandomState(0)
-    picture = cv2.resize(rng.randint(0, 256, (6, 8, 3)).astype(np.float32), (width, height))
+    picture = cv2.resize(rng.randint(0, 256, (6, 8, 3)).astype(np.float32), (640, 480))
     for _ in range(12):
-        centre, axes = rng.randint(0, width, 2).tolist(), rng.randint(15, 120, 2).tolist()
+        centre, axes = rng.randint(0, 640, 2).tolist(), rng.randint(15, 120, 2).tolist()
         cv2.ellipse(picture, centre, axes, int(rng.randint(180)), 0, 360, rng.randint(0, 256, 3).tolist(), -1)
     return np.clip(picture + rng.normal(0, 6, picture.shape), 0, 255).astype(np.uint8)
 
 
-def run_network(net, config, image_bgr):
-    """Run the network itself.
+def reference_cases(net: paddle.nn.Layer, config: Config, image_bgr: np.ndarray) -> Cases:
+    """Inputs of the models of an export, and what the network itself makes of them.
+
+    Args:
+        net: Yolact in evaluation mode. config: its Config. image_bgr: uint8 [H, W, 3].
 
     Returns:
         dict model -> (input ndarray, dict of output tensors): the network's input is the picture and its mirror image,
         the mask IoU net's the masks of the priors that are most of all an object.
+    Raises:
+        UserError: an output is not finite.
     """
     image = base_transform(image_bgr, config.max_size, config.backbone.transform, MEANS, STD)
     images = np.stack([image, image[:, :, ::-1]])
@@ -79,12 +87,13 @@ def run_network(net, config, image_bgr):
     return cases
 
 
-def compare(folder, backend, cases, precision="fp32", tell=print):
+def verify(folder: str, backend: str, cases: Cases, precision: str, tell: Callable[[str], Any]
+           ) -> dict[str, dict[str, float]]:
     """Run all models of an export in an engine, and tell how far they are from the network itself.
 
     Args:
         folder: of the export. backend: of utils.engines.BACKENDS. precision: of utils.engines.PRECISIONS.
-        cases: of `run_network`. Each is run as a whole, and the first of its batch alone.
+        cases: of `reference_cases`. Each is run as a whole, and the first of its batch alone.
         tell: gets a line for every output.
 
     Returns:
@@ -93,14 +102,15 @@ def compare(folder, backend, cases, precision="fp32", tell=print):
         UserError: a model does not run, or one of its outputs is too far off.
     """
     exported = load_exported(folder, backend=backend, precision=precision)
-    found, tolerance = {}, TOLERANCES[precision]
+    found: dict[str, dict[str, float]] = {}
+    tolerance = TOLERANCES[precision]
     for name, (array, expected) in cases.items():
         found[name] = dict.fromkeys(expected, 0.0)
         for count in (1, len(array)):
             try:
                 outputs = getattr(exported, name)(array[:count])
             except Exception as error:  # the engines' errors have no class in common
-                raise UserError(f"the {name} does not run in {exported.engine} ({first_line(error)}) and is "
+                raise UserError(f"the {name} does not run in {exported.engine} ({telling_line(error)}) and is "
                                 "refused") from error
             for output, reference in expected.items():
                 reference = reference.numpy() if output == "priors" else reference[:count].numpy()
@@ -114,7 +124,7 @@ def compare(folder, backend, cases, precision="fp32", tell=print):
     return found
 
 
-def relative_difference(array, reference):
+def relative_difference(array: np.ndarray, reference: np.ndarray) -> float:
     """Root mean square of the difference of two arrays, as a share of that of the reference.
 
     Not the largest difference, which the tanh of the mask coefficients, whose inputs may be in the hundreds, makes far

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from data.config import COLORS
-from utils import comparison
-from utils.comparison import comparison_page
+from utils import comparison_page as page_module
+from utils.comparison_page import comparison_page
 from utils.instances import Instances
 
 REPO = Path(__file__).resolve().parent.parent
@@ -67,9 +67,9 @@ def test_page_without_pictures_is_an_error(tmp_path):
 def test_page_leaves_out_weak_predictions():
     weak = item(96, 96, count=1)
     weak["gt"], weak["pred"].scores = weak["gt"][[]], np.array([0.2])
-    ground_truth, hidden = comparison._pair(weak, (200, 200), COLORS, 0.3)
+    ground_truth, hidden = page_module._pair(weak, (200, 200), COLORS, 0.3)
     assert np.array_equal(ground_truth, hidden) and hidden.shape == (200, 200, 3)
-    assert not np.array_equal(comparison._pair(weak, (200, 200), COLORS, 0.2)[1], hidden)
+    assert not np.array_equal(page_module._pair(weak, (200, 200), COLORS, 0.2)[1], hidden)
 
 
 @pytest.mark.parametrize("factor", [0.5, 1, 2.5])
@@ -80,7 +80,7 @@ def test_objects_lie_on_the_resized_picture_where_they_were(factor):
     gt = Instances([0], None, [[60, 40, 140, 100]], masks, NAMES, 120, 160)
     pred = Instances([0], [0.9], [[60, 40, 140, 100]], masks, NAMES, 120, 160)
     cell = round(160 * factor), round(120 * factor)
-    pictures = comparison._pair({"image": image, "gt": gt, "pred": pred}, cell, [(200, 200, 200)], 0.3)
+    pictures = page_module._pair({"image": image, "gt": gt, "pred": pred}, cell, [(200, 200, 200)], 0.3)
     for drawn in pictures:
         assert drawn.shape[:2] == cell[::-1]
         inside = drawn[round(60 * factor):round(96 * factor), round(64 * factor):round(136 * factor)]
@@ -94,7 +94,7 @@ def test_objects_lie_on_the_resized_picture_where_they_were(factor):
 def test_predictions_take_the_colour_of_the_object_they_fit():
     gt_boxes = [[0, 0, 10, 10], [50, 50, 70, 70]]
     boxes = [[51, 50, 70, 70], [0, 0, 10, 11], [1, 0, 10, 10], [80, 0, 90, 10]]
-    assert comparison._matching_ranks(gt_boxes, boxes) == [1, 0, 2, 3]
+    assert page_module._matching_ranks(gt_boxes, boxes) == [1, 0, 2, 3]
 
 
 def test_pictures_show_the_colour_of_the_object():
@@ -102,26 +102,26 @@ def test_pictures_show_the_colour_of_the_object():
     gt = Instances([0, 1], None, boxes, None, NAMES, 100, 100)
     pred = Instances([1, 0], [0.9, 0.8], boxes[::-1], None, NAMES, 100, 100)
     image = np.zeros((100, 100, 3), np.uint8)
-    for drawn in comparison._pair({"image": image, "gt": gt, "pred": pred}, (100, 100), COLORS, 0.3):
+    for drawn in page_module._pair({"image": image, "gt": gt, "pred": pred}, (100, 100), COLORS, 0.3):
         assert tuple(drawn[90, 25])[::-1] == COLORS[0] and tuple(drawn[90, 75])[::-1] == COLORS[5]
 
 
 def test_boxes_are_resized_as_the_picture_is():
     found = Instances([0], None, [[100, 0, 200, 2]], None, NAMES, 2, 300)
-    np.testing.assert_allclose(comparison._Resized(found, (2, 300), (1, 30)).boxes, [[10, 0, 20, 1]])
+    np.testing.assert_allclose(page_module._Resized(found, (2, 300), (1, 30)).boxes, [[10, 0, 20, 1]])
 
 
 def test_large_pictures_cost_little_memory():
     large = item(1500, 2000, count=10)
     tracemalloc.start()
-    comparison._pair(large, (570, 400), COLORS, 0.0)
+    page_module._pair(large, (570, 400), COLORS, 0.0)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < large["image"].nbytes
 
 
 def test_page_needs_no_display(tmp_path):
-    code = ("import sys, numpy as np, utils.comparison as c, utils.instances as i;"
+    code = ("import sys, numpy as np, utils.comparison_page as c, utils.instances as i;"
             "none = i.Instances([], [], [], None, None, 9, 9);"
             "c.comparison_page([{'image': np.zeros((9, 9, 3), np.uint8), 'gt': none, 'pred': none}], sys.argv[1], 'x',"
             "[(1, 2, 3)]); assert 'matplotlib.pyplot' not in sys.modules")

@@ -4,10 +4,17 @@ Shapes: D detections of one picture, H W its size. Pictures are BGR as OpenCV re
 """
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from typing import Any
+
 import cv2
 import numpy as np
+from pycocotools import mask as mask_utils
 
 from utils.files import atomic_path
+from utils.instances import Instances
+from utils.labels import fit_heading
 from utils.visualize import by_falling_score, color_of, draw_objects, resize_window
 
 # A4 portrait at 150 dots per inch, and the white space on it, in pixels.
@@ -18,7 +25,8 @@ _CROWDED = 0.05  # a label that would cover more than this of others is left out
 _SAME_OBJECT_IOU = 0.3
 
 
-def comparison_page(items, path, title, colors, score_threshold=0.3):
+def comparison_page(items: Sequence[dict[str, Any]], path: str | os.PathLike[str], title: str,
+                    colors: Sequence[tuple[int, int, int]], score_threshold: float = 0.3) -> None:
     """Write one A4 page of picture pairs, ground truth on the left and prediction on the right.
 
     A prediction has the colour of the object that its box fits best. Small pictures are enlarged.
@@ -65,29 +73,31 @@ class _Resized:
         found: utils.instances.Instances. size, new_size: (height, width) of the picture.
     """
 
-    def __init__(self, found, size, new_size):
+    def __init__(self, found: Instances, size: tuple[int, int], new_size: tuple[int, int]) -> None:
         self._found, self._size, self._new_size = found, size, new_size
         self.names, self.scores, self.has_masks = found.names, found.scores, found.has_masks
         self.boxes = found.boxes * np.tile(np.array(new_size[::-1]) / size[::-1], 2)
 
-    def window(self, index):
+    def window(self, index: int) -> tuple[int, int, np.ndarray]:
+        """As `Instances.window`."""
         return resize_window(self._found.window(index), self._size, self._new_size)
 
 
-def _page_grid(shapes):
+def _page_grid(shapes: Sequence[tuple[int, ...]]) -> tuple[int, tuple[int, int]]:
     """Columns of pairs, and (width, height) of a picture's cell, that show the pictures largest."""
-    best = None
+    choices = []
     for columns in (1, 2, 3):
         rows = -(-len(shapes) // columns)
         pair_width = (_PAGE_WIDTH - 2 * _MARGIN - (columns - 1) * _PAIR_GAP) // columns
         cell = ((pair_width - _GAP) // 2, (_PAGE_HEIGHT - _HEADER - _MARGIN - (rows - 1) * _ROW_GAP) // rows)
         area = sum(min(cell[0] / shape[1], cell[1] / shape[0]) ** 2 * shape[0] * shape[1] for shape in shapes)
-        if best is None or area > best[0]:
-            best = (area, columns, cell)
-    return best[1:]
+        choices.append((area, columns, cell))
+    _, columns, cell = max(choices, key=lambda choice: choice[0])
+    return columns, cell
 
 
-def _pair(item, cell, colors, score_threshold):
+def _pair(item: dict[str, Any], cell: tuple[int, int], colors: Sequence[tuple[int, int, int]], score_threshold: float
+          ) -> list[np.ndarray]:
     """Pictures of the ground truth and of the prediction, both as large as the cell allows."""
     image, gt, pred = item["image"], item["gt"], item["pred"]
     size = image.shape[:2]
@@ -106,14 +116,15 @@ def _pair(item, cell, colors, score_threshold):
     return pictures
 
 
-def _matching_ranks(gt_boxes, boxes):
+def _matching_ranks(gt_boxes: np.ndarray, boxes: np.ndarray) -> list[int]:
     """Colour rank of every prediction: that of the free ground truth it fits best, else one of its own."""
-    free, ranks, next_rank = set(range(len(gt_boxes))), [], len(gt_boxes)
-    for box in boxes:
-        overlaps = {index: _box_iou(box, gt_boxes[index]) for index in free}
-        best = max(overlaps, key=overlaps.get, default=None)
-        if best is not None and overlaps[best] >= _SAME_OBJECT_IOU:
-            free.remove(best)
+    count = len(gt_boxes)
+    overlaps = np.reshape(mask_utils.iou(_as_xywh(boxes), _as_xywh(gt_boxes), [0] * count), (len(boxes), count))
+    ranks, next_rank = [], count
+    for index in range(len(boxes)):
+        best = int(overlaps[index].argmax()) if count else -1
+        if count and overlaps[index, best] >= _SAME_OBJECT_IOU:
+            overlaps[:, best] = 0  # it is free no more
             ranks.append(best)
         else:
             ranks.append(next_rank)
@@ -121,15 +132,15 @@ def _matching_ranks(gt_boxes, boxes):
     return ranks
 
 
-def _box_iou(one, other):
-    """Intersection over union of two boxes x1, y1, x2, y2."""
-    one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
-    shared = np.prod(np.maximum(np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2]), 0))
-    union = np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2]) - shared
-    return float(shared / union) if union > 0 else 0.0
+def _as_xywh(boxes: np.ndarray) -> np.ndarray:
+    """x1, y1, x2, y2 -> float64 x, y, width, height, as pycocotools has boxes."""
+    boxes = np.array(boxes, np.float64).reshape(-1, 4)
+    boxes[:, 2:] -= boxes[:, :2]
+    return boxes
 
 
-def _save_page(page, path, title, note, heads):
+def _save_page(page: np.ndarray, path: str | os.PathLike[str], title: str, note: str, heads: list[tuple[float, str]]
+               ) -> None:
     """Set the lines of text and write the PNG."""
     # Here, because importing matplotlib takes longer than evaluating a small data set that needs no page.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -141,10 +152,8 @@ def _save_page(page, path, title, note, heads):
     left, right = _MARGIN / _PAGE_WIDTH, 1 - _MARGIN / _PAGE_WIDTH
     heading = figure.text(left, 1 - 54 / _PAGE_HEIGHT, title, fontsize=13, fontweight="bold", color="#1c2733",
                           parse_math=False)
-    renderer = figure.canvas.get_renderer()
-    while heading.get_window_extent(renderer).x1 > right * _PAGE_WIDTH and heading.get_fontsize() > 1:
-        heading.set_fontsize(0.95 * heading.get_fontsize())
-    small = {"fontsize": 8, "color": "#66727f"}
+    fit_heading(heading, (right - left) * _PAGE_WIDTH)
+    small: dict[str, Any] = {"fontsize": 8, "color": "#66727f"}
     figure.text(right, (_MARGIN - 26) / _PAGE_HEIGHT, note, ha="right", **small)
     for x, text in heads:
         figure.text(x / _PAGE_WIDTH, 1 - (_HEADER - 12) / _PAGE_HEIGHT, text, ha="center", **small)

@@ -1,0 +1,1 @@
+"""What tools/check_dataset.py draws, writes and looks for in pictures."""
