@@ -87,7 +87,7 @@ def _chosen(table: ObjectTable, places: np.ndarray) -> ObjectTable:
 
 
 def _number(value: Any) -> float:
-    return value if type(value) in (int, float) else np.nan
+    return value if type(value) in (int, float) and abs(value) < 1e300 else np.nan  # an integer may be any size
 
 
 def polygon_extents(outlines: Sequence[Sequence[Any]]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,8 @@
 """What the fuzz tests share: how many cases, what foreign bytes look like, and what reading them may do.
 
-Two profiles: "short", in every run and always the same cases, and "long" (YOLACT_FUZZ=long), forty times as many,
-from a new seed each time, which the report names when a case fails.
+Two profiles: "short", in every run and always the same cases, and "long" (YOLACT_FUZZ=long), fifteen times as many,
+others each time; the report of a
+failure has the line that repeats it.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def load_profile() -> None:
 
 def cases(number: int):
     """Decorator: so many cases in the short profile."""
-    return settings(max_examples=number * (40 if os.environ.get("YOLACT_FUZZ") == "long" else 1))
+    return settings(max_examples=number * (15 if os.environ.get("YOLACT_FUZZ") == "long" else 1))
 
 
 # --- what a case may do ---
@@ -221,17 +222,14 @@ ODD_VALUES = (
     None,
     True,
     0,
-    -1,
     1.5,
     10**9,
     10**400,
     1e308,
     float("nan"),
-    "",
     "a\nb\0\ud800",
     "1" * 5000,
     [],
-    [[]],
     [1, 2, 3],
     {},
     {"²": 1},

@@ -19,6 +19,7 @@ from data.coco import COCODetection
 from data.coco_checks import find_fault, read_info
 from data.config import MEANS, STD, get_config
 from data.images import DatasetError, decode_rle, is_complete, read_image, to_rle
+from data.inspection import inspect_dataset
 from data.label_map import make_label_map
 from tools.coco_eval import read_results
 from utils.augmentations import build_augmentation
@@ -139,7 +140,7 @@ def test_the_sound_file_is_used(folder):
 def test_every_place_of_an_annotation_file(folder, training):
     for words, content in every_change(sound_content()):
         with told(words):
-            check_data_set(folder, write(folder / "x.json", content), training)
+            check_inspection(folder, write(folder / "x.json", content), training)
 
 
 @cases(120)
@@ -161,6 +162,31 @@ def test_spoilt_annotations(folder, data, training):
     for part in data.draw(st.sampled_from((["annotations"], ["annotations", "images"]))):
         content[part] = data.draw(spoilt(content[part], most=4).filter(lambda new: isinstance(new, list)))
     check_data_set(folder, write(folder / "x.json", content), training)
+
+
+def check_inspection(folder, info_file, training):
+    """Whatever is wrong is told in lines; a file without errors is one that a data set can be made of."""
+    with guarded():
+        inspection = inspect_dataset(
+            info_file,
+            str(folder / "images"),
+            NAMES,
+            None,
+            32,
+            "dataset.train_info",
+            "dataset.train_images",
+            training=training,
+        )
+        lines = [inspection.headline(), *(finding.line() for finding in inspection.findings)]
+        assert all(line.strip() and len(line.splitlines()) == 1 for line in lines), lines
+    data = check_data_set(folder, info_file, training)
+    assert data is not None or inspection.of_level("error")
+
+
+@cases(100)
+@given(content=spoilt(sound_content()), training=st.booleans())
+def test_spoilt_annotation_files_are_inspected(folder, content, training):
+    check_inspection(folder, write(folder / "x.json", content), training)
 
 
 @cases(40)
