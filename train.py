@@ -31,7 +31,7 @@ import numpy as np
 import paddle
 
 from data.coco import COCODetection, collate, image_order, load_dataset
-from data.config import MEANS, STD, ConfigError, apply_overrides, cfg, get_config, set_cfg, set_dataset
+from data.config import MEANS, STD, ConfigError, apply_overrides, cfg, configure, get_config
 from data.images import DatasetError
 from data.inspection import inspect_training_data
 from eval import evaluate, first_pictures, load_validation_set
@@ -66,11 +66,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def configure(args: argparse.Namespace) -> None:
-    """Fill the global cfg: --config, then --dataset, then -o."""
-    set_cfg(args.config)
-    if args.dataset is not None:
-        set_dataset(args.dataset)
+def fill_cfg(args: argparse.Namespace) -> None:
+    """Fill the global cfg: --config, then --dataset, then -o, by which max_iter alone moves lr_steps along."""
+    configure(args.config, args.dataset)
     max_iter, lr_steps = cfg.max_iter, cfg.lr_steps
     apply_overrides(args.override)
     if cfg.max_iter != max_iter and cfg.lr_steps == lr_steps:
@@ -277,7 +275,7 @@ def check_options(args: argparse.Namespace, device: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Everything but the handling of the user's mistakes; returns the exit code."""
-    configure(args)
+    fill_cfg(args)
     device = select_device(args.cuda)
     check_options(args, device)
     ranks.join()

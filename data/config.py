@@ -504,6 +504,14 @@ def set_dataset(name: str) -> None:
     cfg.dataset = get_dataset(name)
 
 
+def configure(name: str, dataset: str | None = None, assignments: Iterable[str] = ()) -> None:
+    """Fill the global ``cfg`` as the commands do: by a config's name, then --dataset, then -o."""
+    set_cfg(name)
+    if dataset is not None:
+        set_dataset(dataset)
+    apply_overrides(assignments)
+
+
 def apply_overrides(assignments: Iterable[str]) -> None:
     """Change the global ``cfg`` by the command line's texts "key=value": by all, or by none if one is wrong.
 

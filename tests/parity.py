@@ -267,7 +267,7 @@ def trajectory(folder):
                              f"--trained_model={weights_file}"])
     config_before = cfg.copy()
     try:
-        train.configure(args)
+        train.fill_cfg(args)
         net = train.build_network(args)
         update = train.build_update(net, args, "cpu")
         schedule = build_schedule(cfg, args.batch_size, args.autoscale, args.lr, args.gamma)

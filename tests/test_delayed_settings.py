@@ -6,7 +6,7 @@ from ablations import tiny
 from cli_runs import assert_refused, quietly, records, stem_of, train_arguments
 
 from data.config import get_config
-from data.config_types import DELAYED_KEYS, ConfigError
+from data.config_checks import DELAYED_KEYS, ConfigError
 from layers.multibox_loss import criteria
 
 

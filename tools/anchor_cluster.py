@@ -27,12 +27,13 @@ from tqdm import tqdm
 if __package__ in (None, ""):  # run as a script: python tools/anchor_cluster.py
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from data.coco_checks import clipped_box, find_fault, read_info  # noqa: E402
-from data.config import ConfigError, apply_overrides, cfg, set_cfg, set_dataset  # noqa: E402
+from data.config import ConfigError, cfg, configure  # noqa: E402
 from data.feature_maps import sides_of_levels  # noqa: E402
 from data.images import DatasetError  # noqa: E402
 from layers.priors import make_priors  # noqa: E402
 from utils.anchors import WELL_COVERED, best_iou, fit_scales, log_kmeans  # noqa: E402
 from utils.augmentations import SMALLEST_SIDE, input_size  # noqa: E402
+from utils.config_options import add_config_options  # noqa: E402
 from utils.files import atomic_path  # noqa: E402
 
 USER_ERRORS = (ConfigError, DatasetError, OSError)
@@ -62,10 +63,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line as a namespace; exits with a message on a wrong one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--config", default="yolact_base_config", help="a config of data/config.py (default: %(default)s)")
-    add("--dataset", help="a data set of data/config.py that replaces the config's")
-    add("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-        help="change config keys, nested with dots: -o max_size=400 dataset.train_info=train.json")
+    add_config_options(add, "yolact_base_config", "max_size=400 dataset.train_info=train.json")
     add("--info", metavar="FILE.json", help="COCO annotations (default: the config's dataset.train_info)")
     add("--aspect_ratios", action="store_true", help="propose aspect ratios too, by k-means (default: the config's)")
     add("--plot", metavar="FILE.png", help="draw the objects' sizes, the anchors, and how many they cover")
@@ -281,10 +279,7 @@ def _draw_shares(axes, side, objects, compared):
 
 def run(args: argparse.Namespace) -> None:
     """Everything but the handling of the user's mistakes."""
-    set_cfg(args.config)
-    if args.dataset is not None:
-        set_dataset(args.dataset)
-    apply_overrides(args.override)
+    configure(args.config, args.dataset, args.override)
     info_file, key = (args.info, "--info") if args.info else (cfg.dataset.train_info, "dataset.train_info")
     objects = read_objects(info_file, key)
     visible = (objects.boxes[:, 2:] * cfg.max_size > SMALLEST_SIDE).all(axis=1)

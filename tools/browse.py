@@ -34,10 +34,8 @@ from data.config import (  # noqa: E402
     MEANS,
     STD,
     ConfigError,
-    apply_overrides,
     cfg,
-    set_cfg,
-    set_dataset,
+    configure,
 )
 from data.feature_maps import sides_of_levels  # noqa: E402
 from data.images import DatasetError  # noqa: E402
@@ -46,6 +44,7 @@ from layers.box_utils import jaccard, point_form  # noqa: E402
 from layers.multibox_loss import MultiBoxLoss  # noqa: E402
 from layers.priors import make_priors  # noqa: E402
 from utils.augmentations import build_augmentation  # noqa: E402
+from utils.config_options import add_config_options  # noqa: E402
 from utils.loader import epoch_permutation, sample_random_state  # noqa: E402
 from utils.sample_sheet import Objects, Tile, compose, draw_sample, restore_picture  # noqa: E402
 from utils.visualize import write_image  # noqa: E402
@@ -71,10 +70,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line as a namespace; exits with a message on a wrong one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--config", default="yolact_base_config", help="a config of data/config.py (default: %(default)s)")
-    add("--dataset", help="a data set of data/config.py that replaces the config's")
-    add("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-        help="change config keys, nested with dots: -o max_size=400 dataset.train_info=train.json")
+    add_config_options(add, "yolact_base_config", "max_size=400 dataset.train_info=train.json")
     add("--out", default="results/browse.png",
         help=f"the sheet; with more than {ROWS} rows the next are NAME_2.png, ... (default: %(default)s)")
     add("--seed", type=seed_number, default=0, help="of order and augmentation, as train.py's (default: %(default)s)")
@@ -224,10 +220,7 @@ def summary(matchings: Sequence[Matching], crowds: int, missing: int) -> str:
 
 def run(args: argparse.Namespace) -> None:
     """Everything but the handling of the user's mistakes."""
-    set_cfg(args.config)
-    if args.dataset is not None:
-        set_dataset(args.dataset)
-    apply_overrides(args.override)
+    configure(args.config, args.dataset, args.override)
     cfg.dataset.class_names = class_names_of(cfg.dataset)
     select_device(False)
     dataset, criterion = chosen_dataset(args), MultiBoxLoss(cfg)

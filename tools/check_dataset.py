@@ -19,13 +19,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.config import MEANS, STD, ConfigError, apply_overrides, cfg, set_cfg, set_dataset  # noqa: E402
+from data.config import MEANS, STD, ConfigError, cfg, configure  # noqa: E402
 from data.findings import LEVELS  # noqa: E402
 from data.inspection import Inspection, inspect_dataset, inspect_splits  # noqa: E402
 from tools.dataset_page.charts import charts_png  # noqa: E402
 from tools.dataset_page.page import page_html  # noqa: E402
 from tools.dataset_page.pictures import picture_findings  # noqa: E402
 from utils.augmentations import build_augmentation  # noqa: E402
+from utils.config_options import add_config_options  # noqa: E402
 from utils.files import atomic_path  # noqa: E402
 
 
@@ -34,11 +35,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     add = parser.add_argument
-    add("--config", default="yolact_base_config",
-        help="a config of data/config.py: its data set, and max_size for the sizes (default: %(default)s)")
-    add("--dataset", help="a data set of data/config.py that replaces the config's")
-    add("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-        help="change config keys: -o max_size=400 dataset.train_info=train.json")
+    add_config_options(add, "yolact_base_config", "max_size=400 dataset.train_info=train.json")
     add("--info", metavar="FILE.json", help="check this file alone, with the classes that it has; needs --images")
     add("--images", metavar="DIR", help="folder of the pictures of --info")
     add("--open_images", action="store_true", help="open every picture: size, EXIF orientation, cut off or no picture")
@@ -98,10 +95,7 @@ def write_files(inspections: Mapping[str, Inspection], args: argparse.Namespace)
 
 def run(args: argparse.Namespace) -> int:
     """Everything but the handling of the user's mistakes; the exit code."""
-    set_cfg(args.config)
-    if args.dataset is not None:
-        set_dataset(args.dataset)
-    apply_overrides(args.override)
+    configure(args.config, args.dataset, args.override)
     inspections = inspect(args)
     for inspection in inspections.values():
         if args.open_images:

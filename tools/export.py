@@ -35,6 +35,7 @@ import paddle  # noqa: E402
 from data.config import ConfigError, cfg  # noqa: E402
 from data.images import DatasetError  # noqa: E402
 from eval import configure  # noqa: E402
+from utils.config_options import add_config_options  # noqa: E402
 from utils.exporting import check_replaceable, export, is_deformable  # noqa: E402
 from utils.in_out import check_writable  # noqa: E402
 from utils.networks import load_network  # noqa: E402
@@ -51,11 +52,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--trained_model", required=True,
         help="weights of any format (.pdparams, .pth, .safetensors, .npz); a released network's name (yolact_base), "
              "which is downloaded into --save_folder; 'latest': the newest checkpoint of --config there")
-    add("--config", help="a config of data/config.py (default: the one saved with the weights, else the one "
-                         "that their file is named after)")
-    add("--dataset", help="a data set of data/config.py that replaces the config's")
-    add("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-        help="change config keys: -o nms_thresh=0.4")
+    add_config_options(add, example="nms_thresh=0.4")
     add("--save_folder", default="weights/", help="of released networks and of 'latest' (default: %(default)s)")
     add("--detect", action="store_true", help="boxes only, without the mask branch")
     add("--out", help="folder to write (default: exported/ and the config's name); an earlier export is replaced")

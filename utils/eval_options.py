@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, Callable
 
+from utils.config_options import add_config_options
 from utils.engines import BACKENDS, PRECISIONS
 from utils.predictor import SHOWN_SCORE_THRESHOLD, SHOWN_TOP_K
 from utils.runtime import seed_number, str2bool, threshold, whole_number
@@ -32,11 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
              "which is downloaded into --save_folder; 'latest' or 'interrupt': the newest checkpoint of --config there "
              "(default: %(default)s)")
     add("--exported_model", metavar="DIR", help="a folder that tools/export.py wrote, in place of --trained_model")
-    add("--config", help="a config of data/config.py (default: the one saved with the weights, else the one "
-                         "that their file is named after)")
-    add("--dataset", help="a data set of data/config.py that replaces the config's")
-    add("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-        help="change config keys, nested with dots: -o nms_thresh=0.4 dataset.valid_info=val.json")
+    add_config_options(add, example="nms_thresh=0.4 dataset.valid_info=val.json")
     add("--save_folder", default="weights/", help="of 'latest' and 'interrupt' (default: %(default)s)")
     add("--output_folder", default="results", help="folder of all results (default: %(default)s)")
     add("--cuda", type=str2bool, default=True, help="use a GPU if there is one (default: %(default)s)")

@@ -4,17 +4,15 @@ from __future__ import annotations
 import argparse
 from typing import Any, Callable
 
+from utils.config_options import add_config_options
 from utils.runtime import seed_number, str2bool
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Give a parser all options."""
     add = parser.add_argument
-    add("--config", default="yolact_base_config", help="a config of data/config.py (default: %(default)s)")
-    add("--dataset", help="a data set of data/config.py that replaces the config's")
-    add("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-        help="change config keys, nested with dots: -o max_size=400 dataset.train_info=train.json; max_iter "
-             "alone moves lr_steps along")
+    add_config_options(add, "yolact_base_config",
+                       "max_size=400 dataset.train_info=train.json; max_iter alone moves lr_steps along")
     add("--batch_size", type=int, default=8, help="images an iteration, of all devices (default: %(default)s)")
     add("--num_workers", type=int, default=4,
         help="processes that load data; 0 loads between iterations (default: %(default)s)")
