@@ -1,8 +1,7 @@
 """What the fuzz tests share: how many cases, what foreign bytes look like, and what reading them may do.
 
-Two profiles: "short", in every run and always the same cases, and "long" (YOLACT_FUZZ=long), fifteen times as many,
-others each time; the report of a
-failure has the line that repeats it.
+Two profiles: "short", in every run and always the same cases, and "long" (YOLACT_FUZZ=long), ten times as many,
+others each time; the report of a failure has the line that repeats it.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ def load_profile() -> None:
 
 def cases(number: int):
     """Decorator: so many cases in the short profile."""
-    return settings(max_examples=number * (15 if os.environ.get("YOLACT_FUZZ") == "long" else 1))
+    return settings(max_examples=number * (10 if os.environ.get("YOLACT_FUZZ") == "long" else 1))
 
 
 # --- what a case may do ---

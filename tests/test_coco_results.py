@@ -290,10 +290,14 @@ def test_an_unreadable_image_adds_nothing():
     assert results.lists() == before
 
 
-def test_what_does_not_fit_together_is_named():
+def test_a_class_that_the_data_set_does_not_have_is_left_out():
     results = CocoResults(LABEL_MAP)
-    with pytest.raises(ValueError, match=r"class 2 .*dataset\.label_map"):
-        add(results, 10, [2], [[0, 0, 9, 9]], [0.5], None)
+    add(results, 10, [2, 0], [[0, 0, 9, 9], [1, 2, 5, 8]], [0.75, 0.5], None)
+    [found] = results.lists()["bbox"]
+    assert found["bbox"] == [1, 2, 4, 6] and found["score"] == 0.5
+
+
+def test_what_does_not_fit_together_is_named():
     with pytest.raises(ValueError, match="its own label"):
         CocoResults({1: 1, 2: 1})
 

@@ -248,7 +248,7 @@ def check_log(path, last_session):
         assert all(len(column) == len(log.iterations) > 0 and column.dtype == float for column in columns)
         assert (log.iterations[1:] > log.iterations[:-1]).all() and log.iterations.dtype.kind == "i"
         assert all(len(column) == len(log.validated) for column in log.precisions.values())
-        assert set(log.session_starts) <= set(log.iterations.tolist())
+        assert log.session_starts == sorted(set(log.session_starts))
         return log
     return None
 

@@ -112,8 +112,8 @@ def check_data_set(folder, info_file, training, has_gt=True, label_map=None):
                 assert not training
                 continue
             check_sample(sample)
-            if data.try_load_image(index) is None:
-                continue  # training took another
+            if not data.has_gt or data.try_load_image(index) is None:
+                continue  # there is none, or training took another picture
             labels, masks, boxes = data.ground_truth(index)
             assert len(labels) == len(masks) == len(boxes) and masks.shape[1:] == (HEIGHT, WIDTH)
             assert np.isfinite(boxes).all() and (boxes[:, :2] < boxes[:, 2:]).all() and masks.any(axis=(1, 2)).all()

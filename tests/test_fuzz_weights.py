@@ -343,8 +343,9 @@ PLACES = (  # where an object may be hashed, written out or counted: as a key, a
 )
 
 
-@cases(40)
-@given(inner=NESTED, place=st.sampled_from(PLACES), kind=st.sampled_from(("pickle", "pth", "legacy")))
+@pytest.mark.parametrize("kind", ["pickle", "pth", "legacy"])
+@pytest.mark.parametrize("place", PLACES, ids=range(len(PLACES)))
+@pytest.mark.parametrize("inner", NESTED, ids=["deep", "shared", "list"])
 def test_deep_and_shared_objects(folder, inner, place, kind):
     """To hash or write them would take the stack, or for ever."""
     write_pickle(folder / "x", b"\x80\4}(" + text("fc.weight") + place.replace(b"%b", inner) + b"u.", kind)
@@ -392,7 +393,9 @@ def test_views_of_a_storage(folder, offset, axes, surplus, view, kind):
     )
     write_pickle(folder / "x", b"\x80\2}" + text("a") + tensor + b"s.", kind, np.arange(24, dtype=np.float32).tobytes())
     found = check(folder / "x")
-    if found is not None:
+    if found is not None and 0 in shape:
+        assert found["a"].shape == shape
+    elif found is not None:
         first = offset + (view[0] if view else 0)
         places = first + sum(
             (

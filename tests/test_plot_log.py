@@ -256,3 +256,10 @@ def test_numbers_that_no_training_has_are_gaps(tmp_path):
     log = read_log(str(tmp_path / "x.log"))
     assert log.iterations.tolist() == [0, 1, 2]
     assert np.isnan(log.learning_rates[:2]).all() and log.learning_rates[2] == 0.5
+
+
+def test_learning_rates_below_zero_are_drawn(tmp_path):
+    lines = [{"type": "train", "session": 0, "data": {"iter": iteration, "lr": -1, "loss": {}}} for iteration in (0, 1)]
+    (tmp_path / "x.log").write_text("\n".join(map(json.dumps, lines)))
+    plot_log.main([str(tmp_path / "x.log"), "--out", str(tmp_path / "x.png")])
+    assert (tmp_path / "x.png").exists()

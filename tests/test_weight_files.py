@@ -415,6 +415,7 @@ DEEP_TUPLE, SHARED_TUPLES = b")" + b"\x85" * 300_000, b")" + b"2\x86" * 80
 @pytest.mark.parametrize("pickled, words", {
     "a key that is nested deeper than the stack": (b"}" + DEEP_TUPLE + b"K\1s", "tuples as keys"),
     "a key that is hashed for ever": (b"}(" + SHARED_TUPLES + b"K\1u", "tuples as keys"),
+    "such a key of a dictionary in one instruction": (b"(" + SHARED_TUPLES + b"K\1d", "tuples as keys"),
     "such a key of an ordered dictionary": (
         _call("collections\nOrderedDict", b"](" + SHARED_TUPLES + b"K\1\x86e"), "tuples as keys"),
     "such an element of a set": (b"\x8f(" + SHARED_TUPLES + b"\x90", "garbled"),

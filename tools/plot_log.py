@@ -192,7 +192,7 @@ def _limit_rate(axes: Axes, curves: list[Curve]) -> None:
     """Linear from 0, or logarithmic where steps have made the rate too small to be seen."""
     rates = [_finite(curve.values) for curve in curves]
     highest = max(float(values.max()) for values in rates)
-    if any((values < 0.02 * highest).mean() > 0.1 for values in rates):
+    if highest > 0 and any((values < 0.02 * highest).mean() > 0.1 for values in rates):
         positive = np.concatenate([values[values > 0] for values in rates])
         axes.set_yscale("log")
         axes.set_ylim(max(0.5 * positive.min(), 1e-5 * highest), 2 * highest)

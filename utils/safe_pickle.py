@@ -154,12 +154,18 @@ class _Unpickler(pickle._Unpickler):
             checked_key(key)
         super().load_setitems()
 
+    def load_dict(self):
+        for key in self.stack[::2]:
+            checked_key(key)
+        super().load_dict()
+
     def load_bytearray8(self):
         """As in the base class, which first fills with zeros what a file announces."""
         self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
 
     dispatch[pickle.SETITEM[0]] = load_setitem
     dispatch[pickle.SETITEMS[0]] = load_setitems
+    dispatch[pickle.DICT[0]] = load_dict
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
     def __init__(self, file, table, persistent):

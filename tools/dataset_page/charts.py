@@ -154,7 +154,7 @@ def _draw_classes(axes: Any, inspections: Mapping[str, Inspection], sides: Mappi
     axes.yaxis.set_major_formatter(lambda count, _: f"{count:,.0f}")
     axes.set_ylim(0.7, 2 * max(int(of_split.max(initial=1)) for of_split in counts))
     axes.set_xlim(0.25, max(len(order), 3) + 0.75)
-    axes.set_xticks(places[::-(-len(places) // 10)])
+    axes.set_xticks(places[::1 + len(places) // 10])
     axes.set_ylabel("objects")
     axes.set_xlabel("classes, the most frequent first")
 
