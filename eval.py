@@ -36,7 +36,7 @@ from utils.coco_results import CocoFormat, CocoResults, class_table, evaluate_re
 from utils.comparison_page import comparison_page
 from utils.config_differences import network_differences
 from utils.eval_options import BENCHMARK_IMAGES, OBSOLETE, PAGE_PICTURES, WITHOUT_EFFECT, add_options
-from utils.eval_outputs import class_names_by_category, journal_of, output_files
+from utils.eval_outputs import class_names_by_category, journal_of, output_files, write_web_json, write_zip
 from utils.eval_pictures import detect_pictures, detect_video, draw_options, tell
 from utils.exported import DESCRIPTION, load_exported, read_description
 from utils.instances import Instances
@@ -45,7 +45,7 @@ from utils.overlap import Behind
 from utils.pictures import folder_of_pictures, one_picture
 from utils.predictor import SHOWN_SCORE_THRESHOLD, SHOWN_TOP_K, Predictor
 from utils.report import write_report
-from utils.result_journal import ResultJournal, write_web_json, write_zip
+from utils.result_journal import ResultJournal
 from utils.screen import open_window
 from utils.stopwatch import Stopwatch, time_picture
 
@@ -306,8 +306,7 @@ def run(args: argparse.Namespace) -> None:
         args.score_threshold = SHOWN_SCORE_THRESHOLD if args.score_threshold is None else args.score_threshold
     device = select_device(args.cuda)
     ranks.join()
-    if ranks.rank() > 0:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process; the first rank tells all)
+    ranks.silence_others()
     set_threads()
     how = (args.backend, args.precision, None if mode in ("images", "dataset") else 1)
     if args.exported_model:

@@ -279,8 +279,7 @@ def run(args: argparse.Namespace) -> int:
     device = select_device(args.cuda)
     check_options(args, device)
     ranks.join()
-    if ranks.rank() > 0:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process; the first rank tells all)
+    ranks.silence_others()
     set_threads()
     seed_everything(args.seed)
     training_set, validation_set = build_datasets(args)

@@ -247,7 +247,7 @@ class COCODetection:
         masks, boxes, labels = self._ground_truth(self.ids[index], height, width)
         return labels, np.array(masks, bool).reshape(-1, height, width), boxes
 
-    def _ground_truth(self, image_id: int, height: int, width: int
+    def _ground_truth(self, image_id: Any, height: int, width: int
                       ) -> tuple[StoredMasks, np.ndarray, np.ndarray]:
         """A picture's masks (N times uint8 [H, W]), boxes (float64 [N, 4], pixels) and labels (int64 [N])."""
         masks, boxes, labels = [], [], []

@@ -96,7 +96,7 @@ def sound_content(content: Mapping[str, Any], has_gt: bool) -> tuple[dict[str, l
         images = sound["images"]
         sound["images"] = [image for image in images if _has_size(image)]
         unsized = [image for image in images if not _has_size(image)] if len(sound["images"]) < len(images) else []
-        findings += finding_of("error", "images have no positive numbers as width and height",
+        findings += finding_of("error", "images have no positive whole numbers as width and height",
                                "add their size in pixels, which COCO annotations need",
                                [f"image {image['id']}" for image in unsized], len(images))
     return sound, findings
@@ -104,7 +104,7 @@ def sound_content(content: Mapping[str, Any], has_gt: bool) -> tuple[dict[str, l
 
 def _has_size(image: Mapping[str, Any]) -> bool:
     sides = (image.get("width", 0), image.get("height", 0))
-    return all(is_number(side) and side > 0 for side in sides)
+    return all(is_number(side) and side > 0 and side == int(side) for side in sides)
 
 
 def _sound_entries(entries: Any, part: str) -> tuple[list, list[Finding]]:

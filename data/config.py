@@ -140,8 +140,8 @@ resnet101_backbone = Config({
     "name": "ResNet101",
     "path": "resnet101_reducedfc.pth",  # ImageNet weights in --save_folder; None: random weights
     "type": "ResNetBackbone",
-    # Blocks of each stage; then, optionally: how many of the last blocks of each are deformable (DCNv2), every
-    # how manieth of those (1), and the base width (64).
+    # Blocks of each stage; then, optionally: how many of the last blocks of each are deformable (DCNv2), at
+    # which interval (1), and the base width (64).
     "args": ([3, 4, 23, 3],),
     "transform": {"channel_order": "RGB", "normalize": True, "subtract_means": False, "to_float": False},
     "selected_layers": [1, 2, 3],  # stages handed to the FPN, counted from 0: C3, C4, C5
@@ -276,7 +276,9 @@ yolact_base_config = YolactConfig({
     "augment_random_mirror": True,
     "augment_random_flip": False,
     "augment_random_rot90": False,
-    "discard_box_width": 4 / 550,  # objects smaller than this share of the picture are left out of training
+    # Boxes not larger than so many pixels of the network's input are left out of training. As the original's 4 / 550,
+    # which was meant as a share, never applies; boxes of a pixel or less always are.
+    "discard_box_width": 4 / 550,
     "discard_box_height": 4 / 550,
 
     # Feature pyramid: num_downsample levels are added below those of the backbone.
@@ -343,7 +345,7 @@ yolact_resnet50_config = yolact_base_config.copy({
 })
 
 yolact_resnet50_pascal_config = yolact_resnet50_config.copy({
-    "name": None,  # filled in by set_cfg
+    "name": None,  # filled in by make_config
     "dataset": pascal_sbd_dataset,
     "max_iter": 120000,
     "lr_steps": (60000, 100000),
@@ -400,6 +402,8 @@ yolact_resnet101_gn_config = yolact_base_config.copy({
     "name": "yolact_resnet101_gn", "backbone": resnet101_gn_backbone,
 })
 
+# --------------------------------------------------------------------------- Demo and worked example
+
 # `make demo`: a network small enough to learn the drawn shapes on two processor cores.
 yolact_demo_config = yolact_base_config.copy({
     "name": "yolact_demo",
@@ -437,7 +441,7 @@ yolact_pond_config = yolact_demo_config.copy({
 
 # ---------------------------------------------------------------------- Look-up and the global config
 
-# Filled in place at start-up by the three functions at the end; nobody writes to it afterwards.
+# Filled in place at start-up, by the functions below; nobody writes to it afterwards.
 cfg = yolact_base_config.copy()
 
 

@@ -61,6 +61,8 @@ def check_value(path: str, value: Any) -> None:
                     and isinstance(change[1], dict) and set(change[1]) <= set(DELAYED_KEYS)):
                 raise ConfigError(f"{path}: {short(change)} has to be [iteration, {{key: value}}] with keys among "
                                   f"{', '.join(DELAYED_KEYS)}")
+    if key in ("name", "path") and not isinstance(value, (str, type(None))):
+        raise ConfigError(f"{path}={short(value)} has to be a text; one that looks like a number needs quotes, '2017'")
     if key == "label_map" and value is not None:
         numbers = [n for pair in value.items() for n in pair] if isinstance(value, dict) else [None]
         if not all(type(number) is int for number in numbers):

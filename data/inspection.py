@@ -52,7 +52,7 @@ class Inspection:
 
     def headline(self) -> str:
         """What there is and how much is wrong with it, in one line."""
-        crowds = int((self.table.label < 0).sum())
+        crowds = int((self.table.label == -1).sum())
         parts = [f"{len(self.images)} images",
                  f"{len(self.table.ids) - crowds} objects of {len(self.class_names)} classes"]
         counts = [(len(self.of_level(level)), level) for level in LEVELS]
@@ -119,6 +119,9 @@ def inspect_splits(dataset: Any, max_size: int, with_validation: bool = True, **
     names = dataset.class_names or training.class_names or None
     validation = inspect_dataset(dataset.valid_info, dataset.valid_images, names, dataset.label_map, max_size,
                                  "dataset.valid_info", "dataset.valid_images", has_gt=dataset.has_gt, **options)
+    if dataset.has_gt and validation.content is not None and "annotations" not in validation.content:
+        validation.add([Finding("error", "there are no annotations to validate on",
+                                "correct dataset.valid_info, or train with --validation_epoch=-1")])
     validation.add(in_both(validation.files, validation.images, training.files, training.images))
     return [training, validation]
 

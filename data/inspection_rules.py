@@ -75,7 +75,11 @@ def missing_files(subject: Subject) -> list[Finding]:
     if not os.path.isdir(subject.image_folder):
         return [Finding("error", f"the picture folder {subject.image_folder} does not exist",
                         f"correct {subject.images_key}")]
-    subject.files, missing = find_files(subject.images, subject.image_folder)
+    try:
+        subject.files, missing = find_files(subject.images, subject.image_folder)
+    except OSError as error:
+        return [Finding("error", f"the picture folder {subject.image_folder} cannot be read ({error.strerror})",
+                        f"correct its permissions, or {subject.images_key}")]
     findings = missing_pictures(missing, len(subject.images), subject.image_folder, subject.images_key,
                                 subject.info_key, subject.training)
     if missing:
@@ -99,8 +103,9 @@ def left_out_annotations(subject: Subject) -> list[Finding]:
     with_objects = {subject.images[number]["id"] for number in np.unique(subject.table.image).tolist()}
     if subject.training and subject.files and not with_objects & subject.files.keys():
         findings.append(nothing_to_train_on(subject.info_key))
-    elif subject.has_gt and not with_objects and not subject.training:
-        findings.append(Finding("warning", "there is no usable annotation, so nothing can be measured",
+    elif subject.has_gt and not subject.training and not (subject.table.label != -1).any():
+        crowds = " but of crowds" if with_objects else ""
+        findings.append(Finding("warning", f"there is no usable annotation{crowds}, so nothing can be measured",
                                 f"correct {subject.info_key}"))
     return findings
 

@@ -23,9 +23,9 @@ class ObjectTable:
     """The usable annotations of a data set, in the file's order; without those of `mask_faults`.
 
     ids: N annotation ids. image: int64 [N], position of the picture among the sound images. label: int64 [N], 0-based,
-    crowds -1. boxes: float64 [N, 4], as annotated. sizes: float64 [N, 2], width and height of the object's picture.
-    areas: float64 [N], as annotated, NaN without a number. extents: float64 [N, 4] and mask_areas: float64 [N], of the
-    masks. mask_faults: {what is wrong with the mask: ids}.
+    crowds -1, without a class -2. boxes: float64 [N, 4], as annotated. sizes: float64 [N, 2], width and height of the
+    object's picture. areas: float64 [N], as annotated, NaN without a number. extents: float64 [N, 4] and mask_areas:
+    float64 [N], of the masks. mask_faults: {what is wrong with the mask: ids}.
     """
 
     ids: list[Any]
@@ -51,17 +51,17 @@ class ObjectTable:
         return sides * max_size / self.sizes
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of corners at 1e308 pixels, which are left out in the end
 def object_table(annotations: Sequence[Mapping[str, Any]], images: Sequence[Mapping[str, Any]],
                  label_map: Mapping[Any, int]) -> ObjectTable:
     """The columns of annotations in which `find_fault` finds nothing.
 
     Args:
-        images: entries that the annotations belong to. label_map: {category_id: 1-based label}; what it lacks is -1, as
-            crowds.
+        images: entries that the annotations belong to. label_map: {category_id: 1-based label}; what it lacks is -2.
     """
     position = {image["id"]: number for number, image in enumerate(images)}
     image = np.fromiter((position[one["image_id"]] for one in annotations), np.int64, len(annotations))
-    label = np.fromiter((-1 if one.get("iscrowd") else label_map.get(one["category_id"], 0) - 1
+    label = np.fromiter((-1 if one.get("iscrowd") else label_map.get(one["category_id"], -1) - 1
                          for one in annotations), np.int64, len(annotations))
     boxes = np.array([one["bbox"] for one in annotations], np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]

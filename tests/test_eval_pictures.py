@@ -239,6 +239,7 @@ def test_display_shows_what_is_written_until_the_user_stops(trained, demo_data, 
     for shown, picture in zip(window.shown, written):
         np.testing.assert_array_equal(shown, picture)
     window = Window(3)
+    monkeypatch.setattr(eval_script, "open_window", lambda title: window)
     evaluate(trained, tmp_path / "set", "--display")
     assert len(window.shown) == 3 and files_below(tmp_path / "set") == []
 

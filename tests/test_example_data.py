@@ -99,3 +99,11 @@ def test_options_out_of_range_are_refused(option, capsys):
     with pytest.raises(SystemExit) as stop:
         example.main([option])
     assert stop.value.code == 2 and "; use " in capsys.readouterr().err
+
+
+def test_an_empty_name_of_the_folder_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").write_text("keep")
+    assert example.main(["--out=", "--count=1"]) == 1
+    assert "the folder to write has an empty name" in capsys.readouterr().err
+    assert (tmp_path / "mine").read_text() == "keep"

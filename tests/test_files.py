@@ -81,3 +81,12 @@ def test_a_linked_folder_is_replaced_where_it_lies(tmp_path):
     with atomic_folder(str(tmp_path / "link")) as folder, open(os.path.join(folder, "new"), "wb"):
         pass
     assert (tmp_path / "link").is_symlink() and os.listdir(tmp_path / "there") == ["new"]
+
+
+def test_an_empty_name_does_not_mean_the_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "precious").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(FileNotFoundError, match="give it one"), atomic_folder(""):
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["here", "precious"]

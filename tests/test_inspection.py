@@ -2,7 +2,9 @@
 
 import copy
 import json
+import os
 import shutil
+import warnings
 from types import SimpleNamespace
 
 import cv2
@@ -15,7 +17,7 @@ from data.coco import COCODetection
 from data.coco_checks import class_names_of
 from data.config import COCO_CLASSES, COCO_LABEL_MAP, MEANS, STD, coco2017_dataset, dataset_base
 from data.images import DatasetError
-from data.inspection import class_rows, inspect_dataset, inspect_training_data
+from data.inspection import class_rows, inspect_dataset, inspect_splits, inspect_training_data
 from data.object_table import object_table, polygon_extents
 from utils.augmentations import SMALLEST_SIDE, BaseTransform, SSDAugmentation
 
@@ -482,13 +484,13 @@ def test_errors_of_both_sets_are_told_at_once(folder, content):
                      class_names=["circle", "triangle"])
     with pytest.raises(DatasetError) as error:
         inspect_training_data(dataset, 550, True)
-    told = str(error.value).split("\n")
-    assert len(told) == 4 and [line.split(": ")[0] for line in told] == (
+    heading, *told = str(error.value).split("\n  ")
+    assert heading == "the data set has 4 mistakes:" and [line.split(": ")[0] for line in told] == (
         [str(folder / "train.json")] * 2 + [str(folder / "valid.json")] * 2)
     assert "have no 'id' (entry 0); add it" in told[0] and "nowhere does not exist" in told[2] + told[3]
     with pytest.raises(DatasetError) as error:
         inspect_training_data(dataset, 550, False)
-    assert len(str(error.value).split("\n")) == 2
+    assert len(str(error.value).split("\n  ")) == 3
 
 
 def test_names_of_the_training_file_count_for_both(folder, content):
@@ -519,3 +521,53 @@ def test_data_sets_take_what_has_been_read_and_told(folder, content, caplog):
     content["images"][0].pop("id")
     with pytest.raises(DatasetError, match="have no 'id'"):
         COCODetection(*arguments, content=content)
+
+
+# Odd files that users have
+
+
+def test_objects_without_a_class_are_no_crowds(folder, content):
+    content["annotations"][0]["category_id"] = 99
+    content["annotations"][1]["iscrowd"] = 1
+    inspection = inspect(folder, content)
+    assert "23 objects" in inspection.headline() and inspection.table.label[:2].tolist() == [-2, -1]
+
+
+def test_sizes_that_are_no_whole_numbers(folder, content):
+    content["images"][0]["width"] = 40.5
+    content["images"][1]["width"] = float(WIDTH)
+    assert only(inspect(folder, content), "error").examples == ("image 10",)
+
+
+def test_a_validation_file_without_annotations(folder, content):
+    later = half(content, slice(3, 6))
+    del later["annotations"]
+    dataset = splits(folder, half(content, slice(3)), later)
+    training, validation = inspect_splits(dataset, 550)
+    assert not training.findings
+    assert only(validation, "error").line() == ("there are no annotations to validate on; correct dataset.valid_info, "
+                                                "or train with --validation_epoch=-1")
+    assert not inspect_splits(dataset.copy({"has_gt": False}), 550)[1].findings
+
+
+def test_a_validation_file_of_crowds_alone(folder, content):
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 1
+    assert "there is no usable annotation but of crowds, so nothing can be measured" in lines(
+        inspect(folder, content, training=False), "warning")[0]
+
+
+def test_a_folder_that_cannot_be_read(folder, content, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+    monkeypatch.setattr(os, "listdir", refuse)
+    found = lines(inspect(folder, content), "error")
+    assert len(found) == 1
+    assert "cannot be read (Permission denied); correct its permissions, or dataset.train_images" in found[0]
+
+
+def test_corners_beyond_all_numbers_are_left_out_in_silence(folder, content):
+    content["annotations"][0]["segmentation"] = [[1e308, 1, -1e308, 5, 3, 3]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "a polygon reaches further than 10" in lines(inspect(folder, content), "warning")[0]

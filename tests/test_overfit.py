@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from pycocotools import mask as mask_codec
+from pycocotools import mask as mask_utils
 
 from data.coco import COCODetection
 from tools import overfit
@@ -29,9 +29,9 @@ def rectangle_mask(height, width, top, left, bottom, right):
 
 
 def annotation_of(mask, number, image_id, category_id=1, iscrowd=0):
-    rle = mask_codec.encode(np.asfortranarray(mask))
+    rle = mask_utils.encode(np.asfortranarray(mask))
     return {"id": number, "image_id": image_id, "category_id": category_id, "iscrowd": iscrowd,
-            "bbox": mask_codec.toBbox(rle).tolist(), "area": float(mask_codec.area(rle)),
+            "bbox": mask_utils.toBbox(rle).tolist(), "area": float(mask_utils.area(rle)),
             "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")}}
 
 

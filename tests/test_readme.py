@@ -23,7 +23,7 @@ REPO = Path(__file__).resolve().parent.parent
 READMES = ("README.md", "README_cn.md")
 BLOCK = re.compile(r"^( *)```(sh|python)\n(.*?)^\1```", flags=re.MULTILINE | re.DOTALL)
 # Programs of others, whose options are not ours to check.
-OTHERS = {"cd", "curl", "git", "mkdir", "pip", "unzip", "visualdl", "."}
+OTHERS = {"pip", "sh"}
 LONGEST = 1200  # seconds for a block; `make demo` takes some minutes
 
 
@@ -95,7 +95,7 @@ def test_every_command_is_one_that_there_is(text, options_of):
             done = subprocess.run([*words, "-n"], cwd=REPO, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
         else:
-            assert words[0] in OTHERS or words[0].endswith(".sh"), words
+            assert words[0] in OTHERS, words
             for word in words[1:]:
                 if re.fullmatch(r"(requirements.*\.txt|data/scripts/.*)", word):
                     assert (REPO / word).exists(), word
@@ -113,7 +113,7 @@ def test_both_languages_give_the_same_commands():
 
 
 def test_some_blocks_run_and_some_say_what_they_need():
-    assert len(RUN) > 10 and any(map(needs, SHELL)), "the blocks or their marks were not found"
+    assert len(RUN) >= 8 and any(map(needs, SHELL)), "the blocks or their marks were not found"
 
 
 # --- running them -----------------------------------------------------------------------------------------------
@@ -135,7 +135,9 @@ def workspace(tmp_path_factory):
     python = programs / "python"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
-    (programs / "activate").write_text(f'PATH="{programs}:$PATH"\n')
+    pip = programs / "pip"
+    pip.write_text("#!/bin/sh\nexit 0\n")  # what the environment has is what is tested
+    pip.chmod(0o755)
     for stamp in ("made", "installed.requirements.txt", "installed.requirements-dev.txt"):
         (folder / ".venv" / stamp).touch()
     prepare(folder)
@@ -181,8 +183,7 @@ def prepare(folder):
 def test_the_block_runs(language, text, workspace):
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "OMP_NUM_THREADS")}
     environment["PATH"] = f"{workspace / '.venv' / 'bin'}{os.pathsep}{environment['PATH']}"
-    if any(words[0] == "pip" for words in commands(text)):
-        environment["PIP_DRY_RUN"] = "1"  # what the environment has is what is tested
+    text = re.sub("^make test .*", "", text, flags=re.MULTILINE)  # that is what runs this
     program = ["bash", "-euo", "pipefail", "-c", text] if language == "sh" else ["python", "-c", text]
     done = subprocess.run(program, cwd=workspace, env=environment, capture_output=True, text=True, timeout=LONGEST)
     print(done.stdout[-3000:])

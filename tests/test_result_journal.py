@@ -10,17 +10,9 @@ import pytest
 from pycocotools.coco import COCO
 
 from utils.coco_results import CocoFormat, CocoResults
+from utils.eval_outputs import archive_name, check_outputs, write_web_json, write_zip
 from utils.instances import Instances
-from utils.result_journal import (
-    ResultJournal,
-    archive_name,
-    check_outputs,
-    journals,
-    open_journal,
-    run_of,
-    write_web_json,
-    write_zip,
-)
+from utils.result_journal import ResultJournal, journals, open_journal, run_of
 from utils.runtime import UserError
 
 LABEL_MAP = {3: 1, 7: 2}

@@ -10,6 +10,7 @@ from cli_runs import REPO, assert_refused, batches_per_epoch, checkpoint_of, rec
 
 import train as train_script
 from data.config import apply_overrides, cfg
+from utils.released import backbone_file
 from utils.weights import read_weights
 
 NUMBER = r"-?\d+\.\d+"
@@ -51,7 +52,7 @@ def test_wrong_options_are_refused_with_the_usage(options, capsys):
 def configured(*options):
     before = cfg.copy()
     try:
-        train_script.configure(train_script.parse_args(options))
+        train_script.fill_cfg(train_script.parse_args(options))
         return cfg.copy()
     finally:
         cfg.update_in_place(before)
@@ -219,7 +220,7 @@ def test_validation_takes_as_many_pictures_as_told_after_two_before_the_first_st
     ("mine.pth", "Put the ImageNet weights there")])
 def test_missing_weights_of_the_backbone_are_told_with_where_to_get_them(tmp_path, caplog, name, words):
     apply_overrides([f"backbone.path={name}"])
-    assert train_script.backbone_file(train_script.parse_args([f"--save_folder={tmp_path}"])) is None
+    assert backbone_file(None, cfg.backbone, str(tmp_path)) is None
     assert str(tmp_path / name) in caplog.text and caplog.text.strip().endswith(words)
 
 

@@ -33,8 +33,8 @@ from data.images import DatasetError  # noqa: E402
 from layers.priors import make_priors  # noqa: E402
 from utils.anchors import WELL_COVERED, best_iou, fit_scales, log_kmeans  # noqa: E402
 from utils.augmentations import SMALLEST_SIDE, input_size  # noqa: E402
+from utils.charts import save_figure  # noqa: E402
 from utils.config_options import add_config_options  # noqa: E402
-from utils.files import atomic_path  # noqa: E402
 
 USER_ERRORS = (ConfigError, DatasetError, OSError)
 MOST_FITTED = 5000  # objects; more do not change the result
@@ -248,8 +248,7 @@ def plot(path: str, config: Any, proposal: Any, objects: Objects) -> None:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, frameon=False)
         axes.grid(True, color="#e4e4e4", linewidth=0.6)
         axes.set_axisbelow(True)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save_figure(figure, path)
 
 
 def _draw_shapes(axes, pixels, compared):
@@ -313,6 +312,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         run(args)
     except USER_ERRORS as error:
         sys.exit(f"anchor_cluster.py: error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

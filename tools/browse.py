@@ -263,6 +263,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         run(args)
     except USER_ERRORS as error:
         sys.exit(f"browse.py: error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def summary(inspections: Mapping[str, Inspection]) -> str:
     head = ("", "images", "objects", "crowds", "classes", *(f"{level}s" for level in LEVELS))
     lines = [head]
     for name, inspection in inspections.items():
-        crowds = int((inspection.table.label < 0).sum())
+        crowds = int((inspection.table.label == -1).sum())
         numbers = (len(inspection.images), len(inspection.table.ids) - crowds, crowds, len(inspection.class_names),
                    *(len(inspection.of_level(level)) for level in LEVELS))
         lines.append((name, *map(str, numbers)))
@@ -112,6 +112,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = run(parse_args(argv))
     except (ConfigError, OSError) as error:
         sys.exit(f"check_dataset.py: error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
     if code:
         sys.exit(code)
 

@@ -40,7 +40,7 @@ class Shape:
     angle: float
 
     def outline(self) -> np.ndarray:
-        """Corners as float64 [V,2], relative; the three classes have roughly equal area for one extent."""
+        """Corners as float64 [V, 2], relative; the three classes have roughly equal area for one extent."""
         corners, radius = ((48, 0.5), (4, 0.62), (3, 0.74))[self.label]
         angles = self.angle + np.arange(corners) * (2 * np.pi / corners)
         return np.stack([self.x + self.extent * radius * np.cos(angles),
@@ -49,7 +49,7 @@ class Shape:
 
 @dataclass
 class Instance:
-    """What one annotation says: class index 0..2, visible mask bool [H,W], crowd or not."""
+    """What one annotation says: class index 0..2, visible mask bool [H, W], crowd or not."""
 
     label: int
     mask: np.ndarray
@@ -58,7 +58,7 @@ class Instance:
 
 @dataclass
 class Scene:
-    """A finished picture: image uint8 [H,W,3] BGR and its instances, lowest first (crowds last)."""
+    """A finished picture: image uint8 [H, W, 3] BGR and its instances, lowest first (crowds last)."""
 
     image: np.ndarray
     instances: list[Instance]
@@ -152,7 +152,7 @@ def _pattern(rng: np.random.RandomState, shape: tuple[int, int], size: int) -> n
 
 def _textured(rng: np.random.RandomState, colour: np.ndarray, contrast: float, shape: tuple[int, int],
               size: int) -> np.ndarray:
-    """A surface of the colour, modulated by a pattern: float32 [*shape,3]."""
+    """A surface of the colour, modulated by a pattern: float32 [*shape, 3]."""
     step = contrast * rng.uniform(0.5, 1.0) * (1 if rng.rand() < 0.5 else -1)
     shade = np.float32(step) * _pattern(rng, shape, size) + np.float32(1 - step / 2)
     return cv2.merge([shade * channel for channel in colour])
@@ -189,7 +189,7 @@ def _shadow_reach(size: int) -> int:
 
 
 def _paint(image: np.ndarray, cover: Cover, surface: np.ndarray, rim_darkness: float) -> None:
-    """Lays a surface [h,w,3] of the window over the image in place, with a soft shadow and a darker rim."""
+    """Lays a surface [h, w, 3] of the window over the image in place, with a soft shadow and a darker rim."""
     reach, part = _shadow_reach(len(image)), image[cover.window]
     shadow = 1 - np.float32(0.45 / 255) * cv2.blur(cover.fill, (reach, reach))
     alpha = cover.fill * np.float32(1 / 255)
@@ -202,7 +202,7 @@ def _paint(image: np.ndarray, cover: Cover, surface: np.ndarray, rim_darkness: f
 
 def _keep_visible(shapes: Sequence[Shape], covers: Sequence[Cover], size: int
                   ) -> tuple[list[int], list[np.ndarray], np.ndarray]:
-    """Indices of the shapes to draw, their visible masks bool [H,W], and what all of them cover.
+    """Indices of the shapes to draw, their visible masks bool [H, W], and what all of them cover.
 
     From the front to the back: what a shape shows depends only on the kept ones in front of it.
     """
@@ -275,6 +275,6 @@ def draw_scene(seed: int, split: str, index: int, size: int = 96) -> Scene:
 
 
 def _light(rng: np.random.RandomState, size: int) -> np.ndarray:
-    """Uneven light: float32 [size,size] in 0.75..1.25, smooth."""
+    """Uneven light: float32 [size, size] in 0.75..1.25, smooth."""
     corners = rng.uniform(0.75, 1.25, (2, 2)).astype(np.float32)
     return cv2.resize(corners, (size, size), interpolation=cv2.INTER_LINEAR)

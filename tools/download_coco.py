@@ -10,7 +10,6 @@ those that another program has fetched can be put there. Whatever interrupts it,
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import re
@@ -26,8 +25,8 @@ from tqdm import tqdm
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from utils.download import DownloadError, download, file_hash  # noqa: E402
-from utils.files import atomic_path  # noqa: E402
-from utils.runtime import UserError  # noqa: E402
+from utils.errors import UserError  # noqa: E402
+from utils.files import atomic_path, remove_files  # noqa: E402
 
 HOST = "http://images.cocodataset.org"
 
@@ -176,8 +175,7 @@ def _unpack_file(zip_file: zipfile.ZipFile, member: zipfile.ZipInfo, target: str
             shutil.copyfileobj(source, file)
         os.replace(temporary, target)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
+        remove_files([temporary])
 
 
 def space_needed(folder: str, archives: list[Archive], keep_zips: bool) -> int:
@@ -234,9 +232,7 @@ def run(args: argparse.Namespace) -> None:
         unpack(args.folder, archive)
         if not args.keep_zips:
             path = zip_path(args.folder, archive)
-            for name in (path, f"{path}.part", f"{path}.part.json"):  # a part stays when the zip is put there by hand
-                with contextlib.suppress(FileNotFoundError):
-                    os.remove(name)
+            remove_files((path, f"{path}.part", f"{path}.part.json"))  # a part stays when the zip is put there by hand
     print(f"{', '.join(archive.name for archive in wanted)}: everything is in {args.folder}"
           f"{'' if archives else ' already'}")
 

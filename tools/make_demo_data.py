@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from pycocotools import mask as rle_codec
+from pycocotools import mask as mask_utils
 from tqdm import tqdm
 
 if __package__ in (None, ""):  # run as a script: python tools/make_demo_data.py
@@ -36,11 +36,11 @@ def annotate(instances: Sequence[Instance], image_id: int, first_id: int) -> lis
     """COCO annotations (compressed RLE, area and box in pixels) numbered from `first_id`."""
     annotations: list[dict] = []
     for offset, instance in enumerate(instances):
-        rle = rle_codec.encode(np.asfortranarray(instance.mask, dtype=np.uint8))
+        rle = mask_utils.encode(np.asfortranarray(instance.mask, dtype=np.uint8))
         annotations.append({
             "id": first_id + offset, "image_id": image_id, "category_id": instance.label + 1,
-            "iscrowd": int(instance.is_crowd), "area": float(rle_codec.area(rle)),
-            "bbox": [float(value) for value in rle_codec.toBbox(rle)],
+            "iscrowd": int(instance.is_crowd), "area": float(mask_utils.area(rle)),
+            "bbox": [float(value) for value in mask_utils.toBbox(rle)],
             "segmentation": {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}})
     return annotations
 
@@ -134,7 +134,8 @@ def summary_table(contents: dict[str, dict]) -> str:
     return "\n".join("".join(f"{cell:>10}" for cell in line) for line in lines)
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line as a namespace; exits with a message on a wrong one."""
     parser = argparse.ArgumentParser(
         description="Draws a small instance segmentation data set in COCO format: circles, squares and "
                     "triangles that touch and overlap, on textured backgrounds. Look at OUT/preview.png.",
@@ -157,11 +158,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    args = _parse(argv)
+    args = parse_args(argv)
     try:
         contents = make_demo_data(args.out, args.train, args.val, args.size, args.seed, progress=True)
     except OSError as error:
-        print(f"make_demo_data: {error}", file=sys.stderr)
+        print(f"make_demo_data.py: error: {error}", file=sys.stderr)
         return 1
     print(summary_table(contents))
     print(f"written to {args.out}; its preview.png shows the first pictures with their masks")

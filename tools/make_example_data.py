@@ -207,7 +207,8 @@ def make_example_data(out: str, count: int = 160, seed: int = 0, progress: bool 
     return objects
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line as a namespace; exits with a message on a wrong one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
     option("--out", default="data/pond/photos", help="folder to write; an earlier one of this tool is replaced "
@@ -224,12 +225,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    args = _parse(argv)
+    args = parse_args(argv)
     try:
         objects = make_example_data(args.out, args.count, args.seed, progress=True)
     except OSError as error:
         print(f"make_example_data.py: error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     print(f"{args.count} pictures with {objects} objects ({', '.join(CLASS_NAMES)}), annotated in labelme's format, "
           f"and a video of {SECONDS} seconds: {args.out}")
     return 0

@@ -31,13 +31,13 @@ from typing import Any
 
 if __package__ in (None, ""):  # run as a script: python tools/overfit.py
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from utils.runtime import UserError, select_device, set_threads, str2bool  # noqa: E402
+from utils.runtime import UserError, select_device, set_threads, set_up_messages, str2bool  # noqa: E402
 
 # isort: split
 # What follows imports paddle, for which utils.runtime has to have set the scene.
 import numpy as np  # noqa: E402
 import paddle  # noqa: E402
-from pycocotools import mask as mask_codec  # noqa: E402
+from pycocotools import mask as mask_utils  # noqa: E402
 
 import eval as evaluation  # noqa: E402
 from data.coco import COCODetection, load_dataset  # noqa: E402
@@ -63,8 +63,7 @@ LONGEST_WARMUP = 50  # iterations
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line as a namespace; exits with a message on a wrong one."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--config", default="yolact_resnet50_config", help="name in data/config.py (default: %(default)s)")
     add("--images", metavar="DIR", help="folder of pictures (default: the config's dataset.train_images)")
@@ -140,7 +139,7 @@ def large_objects(annotations: Sequence[dict[str, Any]], image: dict[str, Any],
     least = min_area * image["height"] * image["width"]
     return [annotation for annotation in annotations
             if not annotation.get("iscrowd") and find_fault(annotation, image) is None
-            and mask_codec.area(to_rle(annotation["segmentation"], image["height"], image["width"])) > least]
+            and mask_utils.area(to_rle(annotation["segmentation"], image["height"], image["width"])) > least]
 
 
 def reduce_and_restore(masks: np.ndarray, max_size: int, proto_size: tuple[int, int]) -> np.ndarray:
@@ -293,7 +292,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; a user's mistake ends in one line and exit code 1."""
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+    set_up_messages()
     args = parse_args(argv)
     try:
         run(args)

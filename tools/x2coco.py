@@ -21,8 +21,8 @@ instance_masks: MASKS/a.png for PICTURES/a.jpg. With one class every value or co
     several it is class * 1000 + object, the classes from 1 in the order of --classes, and a value under 1000 is a
     crowd region of the class. Or MASKS/a/<class>_<n>.png, one object each.
 
-A data set's own lists, or folders called train and val, are its split; else --val_share and --seed are. Pictures stay
-where they are. Those that EXIF turns are annotated upright by most tools, while training reads stored pixels: their
+The lists of VOC and SBD, or folders called train and val, are the split; else --val_share and --seed are (lists of
+pictures that YOLO's data.yaml names are not read). Pictures stay where they are. Those that EXIF turns are annotated upright by most tools, while training reads stored pixels: their
 objects are turned to fit, and the network sees them sideways. --copy writes them upright.
 """
 from __future__ import annotations
@@ -53,6 +53,7 @@ from tools.annotations.formats import (  # noqa: E402
     guess_format,
     image_folder,
     keep_known,
+    own_classes,
     read_all,
 )
 from tools.annotations.objects import Report, Source  # noqa: E402
@@ -86,11 +87,13 @@ def run(args: argparse.Namespace) -> None:
     """Everything but the handling of the user's mistakes."""
     if not os.path.isdir(args.annotations):
         raise DatasetError(f"{args.annotations} is no folder; correct --annotations")
+    if os.path.lexists(args.out) and not os.path.isdir(args.out):
+        raise DatasetError(f"{args.out} is no folder; give another --out")
     name = args.format or guess_format(args.annotations)
     images = image_folder(args.annotations, args.images, FORMATS[name])
     source = Source(args.annotations, images, given_classes(args.classes), Report())
     if source.classes is None:
-        source.classes = FORMATS[name].class_names(source)
+        source.classes = own_classes(FORMATS[name], source)
     copies = os.path.join(args.out, "images")
     if args.copy and os.path.lexists(copies) and (not os.path.isdir(copies) or os.listdir(copies)):
         raise DatasetError(f"{copies} is there already; remove it, or give another --out")
@@ -135,6 +138,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         run(args)
     except (DatasetError, OSError) as error:
         sys.exit(f"x2coco.py: error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import numpy as np
 
 from utils.augmentation_draws import Photometric, Placement, draw_crop, draw_expand, draw_photometric
 
-SMALLEST_SIDE = 1.0
+SMALLEST_SIDE = 1.0  # pixels of the network's input; boxes not wider and higher are left out
 
 Transformed = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # image, masks, boxes, labels
 

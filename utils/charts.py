@@ -1,6 +1,7 @@
 """What the charts of the tools have in common: colours, axes and files. matplotlib is imported when one is drawn."""
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from utils.files import atomic_path
@@ -33,7 +34,7 @@ def style_axes(axes: Axes, title: str, x_label: str) -> None:
     axes.spines[["bottom", "left"]].set_color(_FRAME)
 
 
-def save_figure(figure: Figure, path: str) -> None:
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a figure as PNG, whole or not at all; the folder is made."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")

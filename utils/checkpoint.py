@@ -16,8 +16,8 @@ import numpy as np
 import paddle
 
 from utils import ranks
-from utils.checkpoint_files import SUFFIXES, CheckpointError, Name, find, list_checkpoints, remove_files
-from utils.files import sync_to_disk
+from utils.checkpoint_files import SUFFIXES, CheckpointError, Name, find, list_checkpoints
+from utils.files import remove_files, sync_to_disk
 from utils.runtime import UserError
 from utils.update import Update
 from utils.weights import load_weights, read_weights, save_safetensors, unpickle_arrays

@@ -6,13 +6,12 @@ appears last: where it is, the other two are complete.
 """
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterable
 from typing import NamedTuple
 
+from utils.files import remove_files
 from utils.runtime import UserError
 
 SUFFIXES = (".json", ".pdopt", ".pdparams")  # in the order in which they appear
@@ -82,13 +81,6 @@ def find(folder: str, which: str, config_name: str) -> str:
         raise CheckpointError(f"{which!r}: there is no {kind} of {config_name} in {folder}; "
                               "check --save_folder and --config, or give the file's path")
     return found[-1][1]
-
-
-def remove_files(paths: Iterable[str]) -> None:
-    """Delete files, those of them that are there."""
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(path)
 
 
 def remove(path: str) -> None:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from utils.files import atomic_path
+from utils.charts import save_figure
 from utils.instances import Instances
 from utils.labels import fit_heading
 from utils.visualize import by_falling_score, color_of, draw_objects, resize_window
@@ -157,5 +157,4 @@ def _save_page(page: np.ndarray, path: str | os.PathLike[str], title: str, note:
     figure.text(right, (_MARGIN - 26) / _PAGE_HEIGHT, note, ha="right", **small)
     for x, text in heads:
         figure.text(x / _PAGE_WIDTH, 1 - (_HEADER - 12) / _PAGE_HEIGHT, text, ha="center", **small)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=_PAGE_DPI, format="png")
+    save_figure(figure, path)

@@ -22,8 +22,8 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
+from utils.errors import UserError
 from utils.files import sync_to_disk
-from utils.runtime import UserError
 
 TIMEOUT = 30.0  # seconds without a byte before a connection counts as broken
 PAUSES = (1.0, 3.0, 9.0)  # seconds before each new attempt; then the download fails

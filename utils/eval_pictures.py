@@ -18,13 +18,13 @@ import paddle
 from data.config_types import Config
 from data.images import DatasetError
 from utils import ranks
-from utils.eval_outputs import class_names_by_category, journal_of, result_files
+from utils.eval_outputs import check_outputs, class_names_by_category, journal_of, result_files
 from utils.files import write_json
 from utils.in_out import check_another
 from utils.lincomb import lincomb_figure
 from utils.pictures import detect_files, image_info, picture_ids
 from utils.predictor import Predictor, as_image
-from utils.result_journal import ResultJournal, check_outputs
+from utils.result_journal import ResultJournal
 from utils.screen import open_window
 from utils.video import VideoSource, run_video, video_in_out
 from utils.video_file import VideoFile

@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 
@@ -17,6 +17,13 @@ def sync_to_disk(path: str) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def remove_files(paths: Iterable[str]) -> None:
+    """Delete files, those of them that are there."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
 
 
 def _remove_leftovers(folder: str, start: str) -> None:
@@ -84,7 +91,12 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[str]:
 
     Whatever happens in between, ``path`` holds either its old content or the whole new one. What killed processes
     left of their attempts at ``path`` is removed.
+
+    Raises:
+        FileNotFoundError: ``path`` is empty, as of an unset variable in a shell; it would be the working folder.
     """
+    if not os.fspath(path):
+        raise FileNotFoundError("the folder to write has an empty name; give it one")
     path = os.path.realpath(path)  # a linked folder is replaced where it lies, the link stays
     parent, name = os.path.split(path)
     temporary, old = (os.path.join(parent, f".{name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))

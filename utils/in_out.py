@@ -4,9 +4,9 @@ from __future__ import annotations
 import os
 import re
 
-from utils.runtime import UserError
+from utils.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # of pictures
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def split_in_out(text: str) -> tuple[str, str | None]:

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from utils.files import atomic_path
+from utils.charts import save_figure
 from utils.labels import fit_heading, font_file
 from utils.visualize import paint_mask, resize_window
 
@@ -40,9 +40,7 @@ def lincomb_figure(path: str | os.PathLike[str], image_bgr: np.ndarray, protos: 
         title: the line at the top, such as the class and the score.
         crop: whether masks are cut to their boxes.
     """
-    figure = build_lincomb_figure(image_bgr, protos, coeffs, mask, box, title, crop)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+    save_figure(build_lincomb_figure(image_bgr, protos, coeffs, mask, box, title, crop), path)
 
 
 def build_lincomb_figure(image_bgr: np.ndarray, protos: np.ndarray, coeffs: np.ndarray,

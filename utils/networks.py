@@ -66,7 +66,8 @@ def locate(trained_model: str, config_name: str | Mapping[str, Any] | None, fold
             source = "saved with" if saved else "in the name of"
             raise UserError(f"the config {source} {path} cannot be used: {error}; pass --config") from error
     elif saved and config.dataset.class_names is None:
-        config.dataset.class_names = saved["dataset"]["class_names"]
+        dataset = saved.get("dataset")
+        config.dataset.class_names = dataset.get("class_names") if isinstance(dataset, dict) else None
     return path, config, saved
 
 

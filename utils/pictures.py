@@ -10,7 +10,7 @@ from typing import Any, Callable
 import numpy as np
 from tqdm import tqdm
 
-from utils.in_out import SUFFIXES, check_writable, split_in_out
+from utils.in_out import PICTURE_SUFFIXES, check_writable, split_in_out
 from utils.instances import Instances
 from utils.overlap import Behind
 from utils.predictor import Predictor, as_image
@@ -45,14 +45,14 @@ def folder_of_pictures(text: str) -> list[tuple[str, str]]:
     if not os.path.isdir(folder) or not out:
         raise UserError(f"--images={text}: write IN:OUT with an existing folder IN")
     files = list(_files_below(folder, out))
-    names = [name for name in files if name.lower().endswith(SUFFIXES)]
-    others = [name for name in files if not name.lower().endswith(SUFFIXES)]
+    names = [name for name in files if name.lower().endswith(PICTURE_SUFFIXES)]
+    others = [name for name in files if not name.lower().endswith(PICTURE_SUFFIXES)]
     if others:
         more = ", ..." if len(others) > NAMED else ""
         logging.warning("%d files in %s are no pictures (%s) and are skipped: %s%s", len(others), folder,
-                        ", ".join(SUFFIXES), ", ".join(others[:NAMED]), more)
+                        ", ".join(PICTURE_SUFFIXES), ", ".join(others[:NAMED]), more)
     if not names:
-        raise UserError(f"there is no picture ({', '.join(SUFFIXES)}) in {folder}; correct --images")
+        raise UserError(f"there is no picture ({', '.join(PICTURE_SUFFIXES)}) in {folder}; correct --images")
     return _checked([(os.path.join(folder, name), os.path.join(out, f"{target}.png"))
                      for name, target in zip(names, _different_stems(names))])
 
@@ -90,7 +90,7 @@ def _checked(pairs):
             raise UserError(f"{target} would overwrite a picture that is read; name another place after the colon, "
                             "IN:OUT")
         suffix = os.path.splitext(target)[1].lower()
-        if suffix not in SUFFIXES:
+        if suffix not in PICTURE_SUFFIXES:
             raise UserError(f"{target}: {suffix or 'no suffix'} is no kind of picture that can be written; take .png "
                             "or .jpg")
     for folder in {os.path.dirname(target) for _, target in pairs}:

@@ -5,7 +5,7 @@
     predictor = load_predictor("weights/yolact_base_54_800000.pdparams")
     found = predictor.detect("in.jpg")
 
-The one module of utils that knows the network: it puts the transform, the network, detection and masks together.
+It puts the transform, the network, detection and masks together.
 Shapes: B pictures, S the network's input size, H W of a picture, D detections.
 """
 from __future__ import annotations

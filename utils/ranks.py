@@ -7,6 +7,7 @@ Without the launcher there is one rank, and nothing here does anything.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -28,6 +29,12 @@ def join() -> None:
     """Connect with the other ranks; after the device is chosen, before anything is shared."""
     if count() > 1:
         paddle.distributed.init_parallel_env()
+
+
+def silence_others() -> None:
+    """Let rank 0 alone print: what the others print is dropped for the rest of the process."""
+    if rank() > 0:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process)
 
 
 def total(values: Iterable[float]) -> list[float]:

@@ -17,6 +17,8 @@ import sys
 import warnings
 from typing import Any
 
+from utils.errors import UserError as UserError
+
 # numpy's threads: its products are small here, and threads that wait for more of them take the network's time.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np  # noqa: E402
@@ -42,16 +44,6 @@ with warnings.catch_warnings():
     import paddle
 
 GIB = 2.0 ** 30
-
-
-class UserError(ValueError):
-    """A user's mistake; the message names it and the fix, and is all that a command prints.
-
-    It is one line even where it quotes what is in a file.
-    """
-
-    def __str__(self) -> str:
-        return " ".join(super().__str__().splitlines())
 
 
 def _cgroup_cpus(root="/sys/fs/cgroup"):

@@ -18,7 +18,7 @@ from layers.output_utils import assemble_masks
 from utils.augmentations import base_transform
 from utils.engines import telling_line
 from utils.exported import MASKIOU_NET, NETWORK, load_exported
-from utils.in_out import SUFFIXES
+from utils.in_out import PICTURE_SUFFIXES
 from utils.runtime import UserError
 
 # `relative_difference`; measured were up to 8e-6, and up to 0.05 with the 8 bits of bf16.
@@ -41,7 +41,7 @@ def verification_picture(path: str | None, folder: str) -> tuple[str, np.ndarray
     if path is not None:
         return os.path.basename(path), read_image(path, apply_orientation=True)
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
-        if name.lower().endswith(SUFFIXES):
+        if name.lower().endswith(PICTURE_SUFFIXES):
             with contextlib.suppress(DatasetError):
                 return name, read_image(os.path.join(folder, name))
     return "a drawn picture", drawn_picture()

@@ -8,9 +8,10 @@ from typing import Callable, NamedTuple
 
 from tqdm import tqdm
 
+from data.findings import few
 from data.images import DatasetError
 from tools.annotations import instance_masks, labelme, voc, yolo
-from tools.annotations.objects import Job, Picture, Source
+from tools.annotations.objects import Job, Picture, Source, names_in
 from tools.annotations.pictures import Unusable, files_under, relative
 
 
@@ -56,8 +57,7 @@ def image_folder(annotations: str, given: str | None, kind: Format) -> str:
     Raises:
         DatasetError: it is not there.
     """
-    candidates = [given] if given else [os.path.normpath(os.path.join(annotations, name))
-                                                    for name in kind.images]
+    candidates = [given] if given else [os.path.normpath(os.path.join(annotations, name)) for name in kind.images]
     for folder in candidates:
         if os.path.isdir(folder):
             return folder
@@ -68,17 +68,27 @@ def given_classes(text: str | None) -> list[str] | None:
     """The names of --classes; None if it is not given.
 
     Raises:
-        DatasetError: there is no name, or one twice.
+        DatasetError: there is no name, or one twice, or the file is no text.
     """
     if text is None:
         return None
-    names = text.split(",")
-    if os.path.isfile(text):
-        with open(text, encoding="utf-8-sig") as file:
-            names = file.read().splitlines()
-    names = [name.strip() for name in names if name.strip()]
+    names = names_in(text) if os.path.isfile(text) else [name.strip() for name in text.split(",") if name.strip()]
     if not names or len(set(names)) < len(names):
         raise DatasetError(f"--classes={text} has no name, or one twice; give each class once, as a,b,c")
+    return names
+
+
+def own_classes(kind: Format, source: Source) -> list[str] | None:
+    """The names that a data set itself gives its classes; None if that is only told by its objects.
+
+    Raises:
+        DatasetError: one is empty, or stands twice.
+    """
+    names = kind.class_names(source)
+    if names is not None and (not all(names) or len(set(names)) < len(names)):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise DatasetError(f"the class names of {source.annotations} have one that is empty, or stands twice "
+                           f"({few(twice)}); correct them, or give the names as --classes=first,second")
     return names
 
 
@@ -132,4 +142,7 @@ def keep_known(pictures: Sequence[Picture], source: Source, skip_unknown: bool) 
                 source.report.leave_out(f"an object of the unknown class {item.name}",
                                         relative(picture.file.path, source.images))
         picture.objects = [item for item in picture.objects if item.name in known]
+    if len(unknown) == len(found):
+        raise DatasetError(f"no object is left: none is of the classes {few(source.classes)}; the annotations have "
+                           f"{few(unknown)}; correct --classes")
     return source.classes

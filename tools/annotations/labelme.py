@@ -47,7 +47,10 @@ def read(source: Source, job: Job) -> Picture:
     groups: dict[Any, list[Any]] = {}
     for number, shape in enumerate(content["shapes"]):
         try:
-            label = str(shape["label"]).strip()
+            label = shape["label"]
+            if not isinstance(label, (str, int)):
+                raise TypeError
+            label = str(label).strip()
             group = shape.get("group_id")
             part = _part(shape, *picture.size)
         except Unusable as error:

@@ -13,10 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as mask_utils
 
-from data.images import decode_rle, is_usable_polygon, to_rle
+from data.images import FARTHEST, DatasetError, decode_rle, is_usable_polygon, to_rle
 from tools.annotations.pictures import PictureFile, PictureIndex, Unusable, turn_mask, turn_points
-
-FARTHEST = 10  # picture sizes; pycocotools walks along every edge, so that one to infinity would take for ever
 
 
 @dataclass(frozen=True)
@@ -101,6 +99,19 @@ class Source:
     def pictures(self) -> PictureIndex:
         """The pictures in `images`, looked up once."""
         return PictureIndex(self.images)
+
+
+def names_in(path: str) -> list[str]:
+    """The lines of a text file of class names, without empty ones.
+
+    Raises:
+        DatasetError: it is not in UTF-8.
+    """
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return [line.strip() for line in file if line.strip()]
+    except UnicodeDecodeError:
+        raise DatasetError(f"{path} is no text in UTF-8; save it as that") from None
 
 
 def outline(points: Any, width: int, height: int) -> list[float]:

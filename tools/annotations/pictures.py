@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+from utils.in_out import PICTURE_SUFFIXES
+
 _ORIENTATION = 0x0112  # EXIF tag
 # EXIF orientation: how the upright picture becomes the stored one: transpose it, then mirror x, mirror y.
 _TO_STORED = {
@@ -136,6 +137,12 @@ def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def _is_preview(path: str) -> bool:
+    """Whether an earlier run of tools/x2coco.py wrote this picture, into the folder that it now reads."""
+    stem = path.removesuffix("_preview.png")
+    return stem != path and all(os.path.isfile(f"{stem}_{split}.json") for split in ("train", "val"))
+
+
 class PictureIndex:
     """The pictures in a folder and those inside it, by name, each a path or, where several have it, None.
 
@@ -143,7 +150,8 @@ class PictureIndex:
     """
 
     def __init__(self, folder: str):
-        self.folder, self.paths = folder, list(files_under(folder, SUFFIXES))
+        self.folder = folder
+        self.paths = [path for path in files_under(folder, PICTURE_SUFFIXES) if not _is_preview(path)]
         self.by_stem: dict[str, str | None] = {}
         self._by_name: dict[str, str | None] = {}
         for path in self.paths:

@@ -13,7 +13,8 @@ import numpy as np
 
 from data.config import PASCAL_CLASSES
 from data.images import DatasetError
-from tools.annotations.objects import Job, Object, Picture, Source, encode_labels
+from tools.annotations.labelme import NO_OBJECT
+from tools.annotations.objects import Job, Object, Picture, Source, encode_labels, names_in
 from tools.annotations.pictures import Unusable, open_picture, read_labels
 
 VOID = 255
@@ -25,9 +26,7 @@ def class_names(source: Source) -> list[str]:
     path = os.path.join(source.annotations, "class_names.txt")
     if not os.path.isfile(path):
         return list(PASCAL_CLASSES)
-    with open(path, encoding="utf-8-sig") as file:
-        names = [line.strip() for line in file]
-    return [name for name in names if name and name not in ("__ignore__", "_background_")]
+    return [name for name in names_in(path) if name not in NO_OBJECT]
 
 
 def find_voc(source: Source) -> list[Job]:

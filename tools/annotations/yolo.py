@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from data.images import DatasetError
-from tools.annotations.objects import Job, Object, Picture, Source, outline, polygons
+from tools.annotations.objects import Job, Object, Picture, Source, names_in, outline, polygons
 from tools.annotations.pictures import Unusable, files_under, open_picture, relative, stem_of
 
-NOT_LABELS = ("classes.txt", "train.txt", "val.txt", "test.txt", "readme.txt")
+NOT_LABELS = ("classes.txt", "train.txt", "val.txt", "test.txt")
+MOST_NAMES = 100_000
 
 
 def class_names(source: Source) -> list[str]:
@@ -24,10 +25,10 @@ def class_names(source: Source) -> list[str]:
         DatasetError: there is neither, or it is damaged.
     """
     for folder in (source.annotations, os.path.dirname(os.path.abspath(source.annotations))):
-        for name, names_in in (("data.yaml", _yaml_names), ("data.yml", _yaml_names), ("classes.txt", _text_names)):
+        for name, read_names in (("data.yaml", _yaml_names), ("data.yml", _yaml_names), ("classes.txt", names_in)):
             path = os.path.join(folder, name)
             if os.path.isfile(path):
-                return names_in(path)
+                return read_names(path)
     raise DatasetError(f"neither data.yaml nor classes.txt is in {source.annotations} or above it; "
                        f"give the names of the classes 0, 1, ... as --classes=first,second")
 
@@ -35,7 +36,7 @@ def class_names(source: Source) -> list[str]:
 def find(source: Source) -> list[Job]:
     """Every picture in the image folder: without a label file it is one without objects."""
     texts = [path for path in files_under(source.annotations, (".txt",))
-             if os.path.basename(path).lower() not in NOT_LABELS]
+             if not _is_about_all(os.path.basename(path).lower())]
     labels = {stem_of(relative(path, source.annotations)): path for path in texts}
     jobs = []
     for stem, path in source.pictures.by_stem.items():
@@ -47,6 +48,10 @@ def find(source: Source) -> list[Job]:
     for stem in sorted(labels.keys() - source.pictures.by_stem.keys()):
         source.report.leave_out("an annotation whose picture is missing", relative(labels[stem], source.annotations))
     return jobs
+
+
+def _is_about_all(name: str) -> bool:
+    return name in NOT_LABELS or name.startswith("readme.")  # Roboflow adds README.dataset.txt
 
 
 def read(source: Source, job: Job) -> Picture:
@@ -90,11 +95,6 @@ def _object(source: Source, number: int, values: np.ndarray, width: int, height:
     return Object(names[number] if number < len(names) else f"number {number}", polygons([corners], width, height))
 
 
-def _text_names(path: str) -> list[str]:
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        return [line.strip() for line in file if line.strip()]
-
-
 def _yaml_names(path: str) -> list[str]:
     try:
         import yaml
@@ -103,11 +103,14 @@ def _yaml_names(path: str) -> list[str]:
                            ) from None
     try:
         with open(path, encoding="utf-8-sig") as file:
-            names = yaml.safe_load(file)["names"]
+            # Without types: of names such as no, on and 007 the others make truth values and numbers.
+            names = yaml.load(file, Loader=yaml.BaseLoader)["names"]
         if isinstance(names, dict):
             by_number: dict[int, Any] = {int(number): name for number, name in names.items()}
+            if max(by_number) >= MOST_NAMES:
+                raise ValueError
             names = [by_number.get(number, f"number {number}") for number in range(max(by_number) + 1)]
-        if not isinstance(names, list) or not names or len(names) > 100_000:
+        if not isinstance(names, list) or not names or len(names) > MOST_NAMES:
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         raise DatasetError(f"{path} has no usable 'names'; correct it, or give the names as --classes=first,second"

@@ -17,7 +17,7 @@ from data.config import MEANS, STD, cfg
 from data.images import DatasetError
 from tools.benchmarks.data import made_up_picture, names_data
 from utils.augmentations import base_transform
-from utils.in_out import SUFFIXES
+from utils.in_out import PICTURE_SUFFIXES
 from utils.predictor import as_image
 from utils.weights import save_safetensors
 from yolact import Yolact
@@ -46,13 +46,13 @@ def choose_pictures(args: argparse.Namespace, temporary: str) -> tuple[list[str]
         raise UserError(f"there is no folder {folder}; correct --pictures, or dataset.valid_images")
     paths: list[str] = []
     for name in sorted(os.listdir(folder)):
-        if len(paths) < count and name.lower().endswith(SUFFIXES):
+        if len(paths) < count and name.lower().endswith(PICTURE_SUFFIXES):
             with contextlib.suppress(DatasetError):
                 as_image(os.path.join(folder, name))
                 paths.append(os.path.join(folder, name))
     if not paths:
-        raise UserError(f"there is no picture ({', '.join(SUFFIXES)}) in {folder} that can be read; name another "
-                        "folder with --pictures")
+        raise UserError(f"there is no picture ({', '.join(PICTURE_SUFFIXES)}) in {folder} that can be read; name "
+                        "another folder with --pictures")
     return paths, f"{len(paths)} of {folder}"
 
 

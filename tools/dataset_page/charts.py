@@ -13,9 +13,9 @@ import numpy as np
 
 from data.inspection import Inspection
 from data.inspection_rules import HARD_SIDE
+from utils.charts import LINE_COLORS, PALE_INK, new_figure
 
-COLORS = ("#1d4e89", "#c8553d")
-GREY = "#4a5560"
+COLORS = LINE_COLORS[:2]
 HEAT_CELLS = 64
 MOST_PER_IMAGE = 40  # images with more objects share the last bar
 
@@ -30,11 +30,6 @@ def charts_png(inspections: Mapping[str, Inspection], max_size: int, preserve_as
         inspections: {name of the split: what was found}, one or two. max_size, preserve_aspect_ratio: of the network's
             input.
     """
-    # Figure objects instead of pyplot: no display, no global state.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     sides = {name: inspection.table.input_sides(max_size, preserve_aspect_ratio)[inspection.table.label >= 0]
              for name, inspection in inspections.items()}
     charts: list[tuple[str, _Draw]] = [
@@ -43,8 +38,7 @@ def charts_png(inspections: Mapping[str, Inspection], max_size: int, preserve_as
         ("width / height of the objects", _draw_shapes),
         ("objects of each class", _draw_classes)]
     rows = 3
-    figure = Figure(figsize=(12, 1 + 2.9 * rows), dpi=120, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
-    FigureCanvasAgg(figure)
+    figure = new_figure(12, 1 + 2.9 * rows, dpi=120)
     grid = figure.add_gridspec(rows, 2)
     for position, (title, draw) in enumerate(charts):
         axes = figure.add_subplot(grid[position // 2, position % 2])
@@ -74,11 +68,11 @@ def _style(axes: Any, title: str) -> None:
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color="#1b2430")
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#aab3bd")
-    axes.tick_params(colors=GREY, labelsize=9, which="both")
+    axes.tick_params(colors=PALE_INK, labelsize=9, which="both")
     axes.grid(axis="y", color="#e3e7ec", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.xaxis.label.set(color=GREY, fontsize=9)
-    axes.yaxis.label.set(color=GREY, fontsize=9)
+    axes.xaxis.label.set(color=PALE_INK, fontsize=9)
+    axes.yaxis.label.set(color=PALE_INK, fontsize=9)
 
 
 def _histogram(axes: Any, values: Mapping[str, np.ndarray], edges: np.ndarray, unit: str) -> None:
@@ -95,7 +89,7 @@ def _histogram(axes: Any, values: Mapping[str, np.ndarray], edges: np.ndarray, u
 
 
 def _say_empty(axes: Any) -> None:
-    axes.text(0.5, 0.5, "no objects", transform=axes.transAxes, ha="center", va="center", color=GREY)
+    axes.text(0.5, 0.5, "no objects", transform=axes.transAxes, ha="center", va="center", color=PALE_INK)
     axes.set_xticks([])
     axes.set_yticks([])
 
@@ -120,7 +114,7 @@ def _draw_sizes(axes: Any, inspections: Mapping[str, Inspection], sides: Mapping
     _histogram(axes, values, np.geomspace(1, highest, 41), "objects")
     if any(map(len, values.values())):
         _log_ticks(axes, [one for one in (1, 4, 16, 32, 64, 128, 256, 512, 1024) if one <= highest])
-        axes.axvline(HARD_SIDE, color=GREY, linestyle=":", linewidth=1)
+        axes.axvline(HARD_SIDE, color=PALE_INK, linestyle=":", linewidth=1)
     axes.set_xlabel("root of width x height, pixels; dotted: hard to detect below")
 
 
@@ -170,8 +164,8 @@ def _draw_places(figure: Any, axes: Any, inspection: Inspection) -> None:
     heat = 100 * coverage((table.clipped / np.tile(table.sizes, 2))[table.label >= 0])
     picture = axes.imshow(heat, cmap="viridis", vmin=0, aspect="auto", interpolation="nearest")
     bar = figure.colorbar(picture, ax=axes)
-    bar.set_label("% of objects whose box is here", color=GREY, fontsize=9)
-    bar.ax.tick_params(colors=GREY, labelsize=9)
+    bar.set_label("% of objects whose box is here", color=PALE_INK, fontsize=9)
+    bar.ax.tick_params(colors=PALE_INK, labelsize=9)
 
 
 def coverage(boxes: np.ndarray, cells: int = HEAT_CELLS) -> np.ndarray:

@@ -72,7 +72,7 @@ def _anchor(name: str) -> str:
 
 
 def _split_section(name: str, inspection: Inspection) -> str:
-    crowds = int((inspection.table.label < 0).sum())
+    crowds = int((inspection.table.label == -1).sum())
     numbers = [(len(inspection.images), "images"), (len(inspection.table.ids) - crowds, "objects"), (crowds, "crowds"),
                (len(inspection.class_names), "classes"),
                *((len(inspection.of_level(level)), f"{level}s") for level in LEVELS)]
