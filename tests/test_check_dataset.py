@@ -8,11 +8,14 @@ import sys
 import cv2
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 from test_coco import REPO, box_annotation
 
 from data.inspection import inspect_dataset
 from tools.check_dataset import main
+from tools.dataset_page import charts
 from tools.dataset_page.charts import charts_png, coverage
 from tools.dataset_page.page import page_html
 from tools.dataset_page.pictures import picture_findings
@@ -216,3 +219,12 @@ def test_coverage_counts_the_boxes_over_each_cell():
     expected[3, 3] += 0.25
     np.testing.assert_allclose(coverage(boxes[:3], 4) * 0.75, expected)
     assert coverage(np.zeros((0, 4)), 4).tolist() == np.zeros((4, 4)).tolist()
+
+
+def test_counts_under_ten_have_no_powers_at_the_ticks(small):
+    figure = Figure()
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    charts._draw_classes(axes, {"data set": inspect(small)}, {"data set": np.ones((3, 2))})
+    figure.canvas.draw()
+    assert [text.get_text() for text in axes.get_yticklabels(minor=True) if text.get_text()] == []

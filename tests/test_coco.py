@@ -260,7 +260,7 @@ def test_missing_folder_and_file(folder, content):
     ('{"images": []}', "no 'images'"),
     ('{"images": [{"id": 1}]}', "1 of 1 entries of 'images' have no 'file_name' .entry 0.; add it"),
     ('{"images": [1]}', "1 of 1 entries of 'images' are no objects"),
-    ('{"images": [{"id": 1, "file_name": "10.png"}], "annotations": []}', "1 of 1 images have no positive whole number"),
+    ('{"images": [{"id": 1, "file_name": "10.png"}], "annotations": []}', "1 of 1 images have no positive whole"),
     ('{"images": [{"id": 1, "file_name": "10.png", "width": 9, "height": 9}], "annotations": [{"id": 1}]}',
      "entries of 'annotations' have no 'image_id' .entry 0."),
 ])

@@ -22,8 +22,9 @@ instance_masks: MASKS/a.png for PICTURES/a.jpg. With one class every value or co
     crowd region of the class. Or MASKS/a/<class>_<n>.png, one object each.
 
 The lists of VOC and SBD, or folders called train and val, are the split; else --val_share and --seed are (lists of
-pictures that YOLO's data.yaml names are not read). Pictures stay where they are. Those that EXIF turns are annotated upright by most tools, while training reads stored pixels: their
-objects are turned to fit, and the network sees them sideways. --copy writes them upright.
+pictures that YOLO's data.yaml names are not read). Pictures stay where they are. Those that EXIF turns are annotated
+upright by most tools, while training reads stored pixels: their objects are turned to fit, and the network sees them
+sideways. --copy writes them upright.
 """
 from __future__ import annotations
 

@@ -146,6 +146,7 @@ def _draw_classes(axes: Any, inspections: Mapping[str, Inspection], sides: Mappi
         axes.plot(places, np.where(counts[1] > 0, counts[1], np.nan)[order], "o", color=COLORS[1], markersize=3.5)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(lambda count, _: f"{count:,.0f}")
+    axes.yaxis.set_minor_formatter("")  # where no power of ten but 1 is in sight, others would be 3 x 10^0
     axes.set_ylim(0.7, 2 * max(int(of_split.max(initial=1)) for of_split in counts))
     axes.set_xlim(0.25, max(len(order), 3) + 0.75)
     axes.set_xticks(places[::1 + len(places) // 10])
