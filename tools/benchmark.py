@@ -14,7 +14,7 @@
 --versus: another implementation's command beside eval.py, in turn: time a picture without start-up.
 --train: a whole iteration (waiting for data, forward, loss, backward, update) beside the bare network's forward and
     backward on such pictures, with the sum of its outputs as the loss. Both run in turn in one process, so that
-    other programs slow them alike; their ratio is what the code around the network costs, 1.10 at most is the goal.
+    other programs slow them alike; their ratio is what the code around the network costs.
     The loss is then measured once more on its own, on the outputs of that iteration, function by function. The
     second ratio is 1 + (waiting for data + loss + its backward to the network's outputs + update) / bare.
     The network starts from random weights.

@@ -124,7 +124,7 @@ def run_inference(args: argparse.Namespace, weights: str | None, folder: str, de
     figures: dict[str, Any] = {
         "weights": args.trained_model or "random", "pictures": name, "count": len(paths),
         "processor": processor(), "threads": threads, "ceilings": ceilings, "left_out": left_out + failed,
-        "gflop": gflop, "goals": {**tables.GOALS, "of_bare_network": tables.OVERLAPPED_GOAL}}
+        "gflop": gflop}
     print(tables.machine_report(figures), flush=True)
     figures.update(measure_inference(loaded, paths, gflop, ceilings, device == "gpu"))
     print(tables.engines_report(figures["engines"], len(paths)), flush=True)

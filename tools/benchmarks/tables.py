@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 AROUND = "all but the network"
-GOALS = {"detection": 4.0, "masks": 10.0, AROUND: 20.0}  # milliseconds a picture
-OVERLAPPED_GOAL = 0.9  # of the bare network's FPS
 # (heading of the axis, what is held still along it)
 AXES = {"objects": ("objects found", f"picture of {MEGAPIXEL} megapixels"),
         "megapixels": ("megapixels of the picture", f"{COUNT} objects found")}
@@ -79,7 +77,7 @@ def engines_report(engines: dict[str, dict[str, Any]], pictures: int) -> str:
         "  of ceiling: of the machine's matrix products of that precision; x eager: as many times as fast as "
         f"{EAGER},\n    on the same pictures at about the same time\n"
         f"  overlapped: {pictures} pictures as eval.py detects in a data set, with COCO run lengths; of bare: of the "
-        f"bare\n    network's FPS, goal {OVERLAPPED_GOAL:.0%}\n"
+        f"bare\n    network's FPS\n"
         f"  as eager finds, same: share of its {found} detections that is found with the same class, a score within "
         f"{SAME_SCORE:g} and\n    a mask IoU from {SAME_MASK:g}; at all: with the same class and an IoU over "
         f"{AT_ALL:g}; the largest difference and the\n    smallest IoU of these")])
@@ -95,11 +93,9 @@ def _groups() -> str:
 
 
 def stages_report(name: str, stages: dict[str, dict[str, float]]) -> str:
-    """One engine's stages beside their goals."""
-    lines = [f"{name + ', one picture at a time':42}{'median ms':>11}{'p95 ms':>11}{'goal ms':>11}"]
-    for stage, row in stages.items():
-        goal = GOALS.get(stage)
-        lines.append(f"  {stage:40}{row['median_ms']:11.1f}{row['p95_ms']:11.1f}{written(goal, '{:.0f}'):>11}")
+    """One engine's stages."""
+    lines = [f"{name + ', one picture at a time':42}{'median ms':>11}{'p95 ms':>11}"]
+    lines += [f"  {stage:40}{row['median_ms']:11.1f}{row['p95_ms']:11.1f}" for stage, row in stages.items()]
     return "\n".join(lines)
 
 
