@@ -1,6 +1,7 @@
 """tools/x2coco.py: VOC, SBD, YOLO and instance masks against masks drawn here, and pictures that EXIF turns."""
 import json
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -390,3 +391,51 @@ def test_real_masks_there_and_back(real, tmp_path):
                 masks = [codec.encode(np.asfortranarray(mask, np.uint8)) for _, mask in got]
                 overlaps = codec.iou(masks, expected, [0] * len(expected))
                 assert overlaps.max(axis=0).min() > (0.97 if kind == "labelme" else 0.999)
+
+
+def failing_yaml(tmp_path, capsys, text):
+    save_picture(tmp_path / "in" / "images" / "a.jpg")
+    (tmp_path / "in" / "data.yaml").write_text(text)
+    return failure(capsys, f"--annotations={tmp_path / 'in'}", f"--out={tmp_path / 'out'}")
+
+
+@pytest.mark.parametrize("text", [
+    'names: ["\\UFFFFFFFF"]', "names: " + "[" * 500 + "]" * 500, "names: [[a]]",
+    "a: &a [x, x]\n" + "".join(f"{new}: &{new} [*{old}, *{old}]\n" for old, new in zip("abcdefgh", "bcdefghi"))
+    + "names: *i"], ids=["no character", "deep", "nested", "aliases"])
+def test_yaml_names_that_are_no_texts(tmp_path, capsys, text):
+    pytest.importorskip("yaml")
+    assert "data.yaml has no usable 'names'" in failing_yaml(tmp_path, capsys, text)
+
+
+def test_numbers_that_no_format_holds(tmp_path, capsys):
+    """Integers that are no float64, a TIFF's values in a .png, a PNG's part that Pillow stumbles over, SBD below 0."""
+    huge = [[10 ** 400, 1], [5, 5], [9, 1]]
+    write_labelme(tmp_path / "in", "a", [box("cat", 1, 1, 9, 9), shape("cat", huge), shape("cat", huge[:2], "circle")])
+    write_labelme(tmp_path / "in", "b", [box("cat", 1, 1, 9, 9)])
+    found, _ = convert(tmp_path / "in", tmp_path / "out")
+    assert len(all_of(found)["a.jpg"]) == 1
+    masks = tmp_path / "masks"
+    for name, value in (("a", -1), ("b", 2 ** 31 - 1), ("c", 1001)):
+        masks.mkdir(exist_ok=True)
+        Image.fromarray(np.full((30, 40), value, np.int32)).save(masks / f"{name}.png", "TIFF")
+        save_picture(tmp_path / "in" / f"{name}.jpg")
+    save_values(masks / "d.png", np.full((30, 40), 1001, np.uint16))
+    save_values(masks / "e.png", np.full((30, 40), 1001, np.uint16))
+    data = (masks / "e.png").read_bytes()
+    (masks / "e.png").write_bytes(data[:-12] + b"\0\0\0\0iCCP" + zlib.crc32(b"iCCP").to_bytes(4, "big") + data[-12:])
+    for name in "de":
+        save_picture(tmp_path / "in" / f"{name}.jpg")
+    found, _ = convert(masks, tmp_path / "out2", "--format=instance_masks", "--classes=x,y",
+                       f"--images={tmp_path / 'in'}")
+    assert set(all_of(found)) >= {"c.jpg", "d.jpg"} and not {"a.jpg", "b.jpg"} & set(all_of(found))
+    capsys.readouterr()
+
+
+def test_sbd_labels_below_zero(tmp_path, capsys):
+    labels = voc_values()[0].astype(np.int32)
+    for name, split, values in (("a", "train", labels), ("b", "val", labels), ("c", "val", -labels)):
+        write_sbd(tmp_path / "in", name, split, values, [15, 8])
+    found, _ = convert(tmp_path / "in", tmp_path / "out")
+    assert set(all_of(found)) == {"a.jpg", "b.jpg"}
+    assert "1  a .mat file that is damaged (c)\n" in capsys.readouterr().out

@@ -18,7 +18,7 @@ from pycocotools import mask as mask_utils
 
 from data.images import decode_rle
 from tools.annotations.objects import Job, Object, Picture, Source, encode, outline, polygons
-from tools.annotations.pictures import Unusable, files_under, open_picture, relative, stem_of
+from tools.annotations.pictures import UNREADABLE, Unusable, files_under, open_picture, relative, stem_of
 
 ARC_ERROR = 0.05  # pixels between a circle and the polygon in its place
 NO_OBJECT = ("__ignore__", "_background_")  # labels that labelme's own converters set aside
@@ -56,7 +56,7 @@ def read(source: Source, job: Job) -> Picture:
         except Unusable as error:
             source.report.leave_out(error, job.name)
             continue
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
             source.report.leave_out("a shape without usable label or points", job.name)
             continue
         if not label or label in NO_OBJECT:
@@ -119,8 +119,7 @@ def _drawn_mask(shape: Mapping[str, Any], width: int, height: int) -> Any:
         with Image.open(io.BytesIO(base64.b64decode(shape["mask"]))) as image:
             part = np.asarray(image.convert("L")) > 0
         left, top = (round(float(value)) for value in np.array(shape["points"], np.float64)[0])
-    except (OSError, SyntaxError, ValueError, IndexError, OverflowError, TypeError, KeyError,
-            Image.DecompressionBombError):
+    except UNREADABLE:
         raise Unusable("a shape of the type mask that is damaged") from None
     mask = np.zeros((height, width), bool)
     part = part[max(-top, 0):, max(-left, 0):][:max(height - max(top, 0), 0), :max(width - max(left, 0), 0)]

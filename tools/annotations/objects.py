@@ -126,7 +126,7 @@ def outline(points: Any, width: int, height: int) -> list[float]:
         corners = np.array(points, np.float64)
         if corners.ndim != 2 or corners.shape[1] != 2 or not np.isfinite(corners).all():
             raise ValueError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise Unusable("an outline that is no list of points x, y") from None
     if len(corners) < 3:
         raise Unusable("an outline of fewer than three points")

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import unicodedata
 import warnings
 from collections.abc import Iterator
@@ -20,7 +21,8 @@ _TO_STORED = {
     5: (True, False, False), 6: (True, False, True), 7: (True, True, True), 8: (True, True, False),
 }
 # What Pillow raises for files that are cut off, damaged, too large to be meant, or no pictures.
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, OverflowError, struct.error,
+              Image.DecompressionBombError)
 _PARTS = {"images", "labels", "masks"}  # folders by which files of one picture differ, as in images/a.jpg, labels/a.txt
 
 
@@ -71,7 +73,7 @@ def open_picture(path: str) -> PictureFile:
                 orientation = image.getexif().get(_ORIENTATION, 1) if has_tag else 1
                 width, height = image.size
                 return PictureFile(path, width, height, orientation if orientation in _TO_STORED else 1)
-    except _UNREADABLE:
+    except UNREADABLE:
         raise Unusable("a picture that cannot be read") from None
 
 
@@ -106,8 +108,10 @@ def read_labels(path: str) -> tuple[np.ndarray, bool]:
             if image.mode == "LA":
                 image = image.getchannel("L")
             if image.mode in ("1", "L", "P") or image.mode.startswith("I"):
-                return np.asarray(image).astype(np.int64), False
-    except _UNREADABLE:
+                labels = np.asarray(image).astype(np.int64)
+                if labels.min() >= 0 and labels.max() < 1 << 16:  # others are in no PNG, whatever the suffix says
+                    return labels, False
+    except UNREADABLE:
         pass
     raise Unusable("a mask picture that cannot be read")
 

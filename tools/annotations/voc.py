@@ -113,11 +113,12 @@ def _matlab(path: str) -> tuple[Any, Any]:
         raise Unusable("a picture without its file in inst/")
     try:
         truth = scipy.io.loadmat(path)["GTinst"][0, 0]
-        labels = np.asarray(truth["Segmentation"]).astype(np.int64)
+        with np.errstate(invalid="ignore"):  # what is no number becomes a negative one
+            labels = np.asarray(truth["Segmentation"]).astype(np.int64)
         classes = np.array([int(np.ravel(entry)[0]) for entry in np.ravel(truth["Categories"])], np.int64)
     except Exception:  # noqa: BLE001 (SciPy's readers raise nearly anything on damaged files)
         raise Unusable("a .mat file that is damaged") from None
-    if labels.ndim != 2:
+    if labels.ndim != 2 or (labels < 0).any():
         raise Unusable("a .mat file that is damaged")
     return labels, classes
 

@@ -112,7 +112,9 @@ def _yaml_names(path: str) -> list[str]:
             names = [by_number.get(number, f"number {number}") for number in range(max(by_number) + 1)]
         if not isinstance(names, list) or not names or len(names) > MOST_NAMES:
             raise ValueError
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        if not all(isinstance(name, str) for name in names):  # by its aliases YAML can nest lists without end
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, yaml.YAMLError):
         raise DatasetError(f"{path} has no usable 'names'; correct it, or give the names as --classes=first,second"
                            ) from None
-    return [str(name).strip() for name in names]
+    return [name.strip() for name in names]
