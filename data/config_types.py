@@ -263,7 +263,7 @@ def _fit(path, current, value):
         if expected is float and type(value) is int:
             value = float(value)
         elif expected is int and type(value) is float and value.is_integer():
-            value = int(value)  # max_iter=8e5
+            value = _plain(path, int(value))  # max_iter=8e5
         if type(value) is not expected:
             raise ConfigError(f"{path}={short(value)} is of type {type(value).__name__}; write "
                               f"{expected.__name__}, such as {short(current)}")

@@ -1,7 +1,8 @@
 """What the fuzz tests share: how many cases, what foreign bytes look like, and what reading them may do.
 
-Two profiles: "short", in every run and always the same cases, and "long" (YOLACT_FUZZ=long), ten times as many,
-others each time; the report of a failure has the line that repeats it.
+Three profiles, named by YOLACT_FUZZ: "short", in every run; "long", of `make test-all`, ten times as many cases; both
+always the same, so that a change is judged by what it changed. "random" are as many as "long", others each time; the
+report of a failure has the line that repeats it.
 """
 
 from __future__ import annotations
@@ -63,13 +64,14 @@ def load_profile() -> None:
     os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", os.path.join(tempfile.gettempdir(), "hypothesis"))
     common = {"database": None, "deadline": None, "suppress_health_check": list(HealthCheck)}
     settings.register_profile("short", derandomize=True, **common)
-    settings.register_profile("long", print_blob=True, **common)
+    settings.register_profile("long", derandomize=True, **common)
+    settings.register_profile("random", print_blob=True, **common)
     settings.load_profile(os.environ.get("YOLACT_FUZZ", "short"))
 
 
 def cases(number: int):
     """Decorator: so many cases in the short profile."""
-    return settings(max_examples=number * (10 if os.environ.get("YOLACT_FUZZ") == "long" else 1))
+    return settings(max_examples=number * (10 if os.environ.get("YOLACT_FUZZ") in ("long", "random") else 1))
 
 
 # --- what a case may do ---

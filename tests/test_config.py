@@ -533,8 +533,9 @@ def test_an_override_edits_the_data_set_that_was_chosen_before():
     assert config.get_dataset("coco2017_testdev").valid_info.endswith("image_info_test-dev2017.json")
 
 
-@pytest.mark.parametrize("assignment", ["max_size=0x" + "f" * 400, "max_iter=0x" + "f" * 5000, "lr=0x" + "f" * 400])
-def test_an_integer_of_hundreds_of_digits_is_refused(assignment):
+@pytest.mark.parametrize("assignment", [
+    "max_size=0x" + "f" * 400, "max_iter=0x" + "f" * 5000, "lr=0x" + "f" * 400, "max_size=9.3e18"])
+def test_an_integer_that_is_too_large_is_refused(assignment):
     with pytest.raises(ConfigError, match="more than 63 bits"):
         config.apply_overrides([assignment])
 
