@@ -96,7 +96,7 @@ class Config(Mapping):
             path, equals, text = assignment.partition("=")
             path = path.strip()
             if not equals or not path:
-                raise ConfigError(f"-o {assignment}: write it as KEY=VALUE")
+                raise ConfigError(f"-o {assignment:.70}: write it as KEY=VALUE")
             group, nested = self, overrides
             *parents, key = path.split(".")
             for parent in parents:
@@ -289,7 +289,7 @@ def _read_literal(path, current, text):
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         if current is None or isinstance(current, str):
             return text
-        raise ConfigError(f"{path}={text} is not a Python literal; write it like {short(current)}") from None
+        raise ConfigError(f"{path}={text:.70} is not a Python literal; write it like {short(current)}") from None
     # A file may be called 2017: where a string is expected, the text itself is the value.
     return text if isinstance(current, str) and value is not None and not isinstance(value, str) else value
 

@@ -1,8 +1,8 @@
 """What the fuzz tests share: how many cases, what foreign bytes look like, and what reading them may do.
 
-Three profiles, named by YOLACT_FUZZ: "short", in every run; "long", of `make test-all`, ten times as many cases; both
-always the same, so that a change is judged by what it changed. "random" are as many as "long", others each time; the
-report of a failure has the line that repeats it.
+Three profiles, named by YOLACT_FUZZ: "short", in every run; "long", ten times as many cases; both
+without chance. "random", of `make test-all`, are as many as "long", others each time; the report of a failure has the
+line that repeats it.
 """
 
 from __future__ import annotations

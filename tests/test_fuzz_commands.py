@@ -329,7 +329,7 @@ def sound_description() -> dict:
 def test_descriptions_of_exports(folder, content, raw, backend):
     """An export whose files are not those described is refused, whatever the description says."""
     text = content if isinstance(content, str) else json.dumps(content)
-    (folder / DESCRIPTION).write_bytes(text.encode() if raw is None else raw)
+    (folder / DESCRIPTION).write_bytes(text.encode(errors="surrogatepass") if raw is None else raw)
     for name in sound_description()["files"]:
         (folder / name).write_bytes(b"abc")
     with guarded(), refusal(UserError, ConfigError):

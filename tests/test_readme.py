@@ -181,7 +181,8 @@ def prepare(folder):
 @pytest.mark.long
 @pytest.mark.parametrize(("language", "text"), RUN)
 def test_the_block_runs(language, text, workspace):
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "OMP_NUM_THREADS")}
+    environment = {name: value for name, value in os.environ.items()
+                   if name not in ("PYTHONPATH", "OMP_NUM_THREADS") and not name.startswith("COVERAGE_")}
     environment["PATH"] = f"{workspace / '.venv' / 'bin'}{os.pathsep}{environment['PATH']}"
     text = re.sub("^make test .*", "", text, flags=re.MULTILINE)  # that is what runs this
     program = ["bash", "-euo", "pipefail", "-c", text] if language == "sh" else ["python", "-c", text]
