@@ -6,7 +6,6 @@ mask.
 """
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import paddle
 
+from utils.download import file_hash
 from utils.engines import (
     FASTEST_FIRST,
     MODELS,
@@ -65,11 +65,7 @@ def inference_config(config: Any) -> dict[str, Any]:
 
 def hash_of(path: str) -> str:
     """SHA-256 of a file, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
+    return file_hash(path, "sha256", bar=False)
 
 
 class ExportedModel:
